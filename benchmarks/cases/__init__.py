@@ -1,0 +1,1 @@
+"""The models that every server is asked to serve."""

@@ -1,0 +1,90 @@
+"""A case: a model, one request to it and the answer that counts as right."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.environments import Environment
+from benchmarks.places import CACHE, HERE, REPOSITORY
+
+ENVIRONMENT = Environment("models", HERE / "cases" / "requirements.txt")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model as every server gets it."""
+
+    name: str
+    title: str
+    threads: int
+    """Intra-op threads given to onnxruntime in the whole server."""
+    slow: bool
+    """Whether a call takes milliseconds, so that a server should not run it on its event loop."""
+    tolerance: float
+    """Largest absolute difference from the reference that still counts as right."""
+
+    @property
+    def folder(self) -> Path:
+        return CACHE / self.name
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.onnx"
+
+    @property
+    def _sample(self) -> dict[str, object]:
+        sample: dict[str, object] = json.loads((self.folder / "sample.json").read_text())
+        return sample
+
+    @property
+    def inputs(self) -> dict[str, NDArray[np.generic]]:
+        """One sample by input name; the first axis of each array is the batch, of length 1."""
+        inputs = self._sample["inputs"]
+        assert isinstance(inputs, dict)
+        return {
+            name: np.asarray(tensor["data"], dtype=tensor["dtype"])
+            for name, tensor in inputs.items()
+        }
+
+    @property
+    def output(self) -> str:
+        return str(self._sample["output"])
+
+    @property
+    def reference(self) -> NDArray[np.float32]:
+        """What the model's own framework answers to `inputs`, of shape [1, n]."""
+        return np.asarray(self._sample["reference"], dtype=np.float32)
+
+    def ready(self) -> bool:
+        return self.model.is_file() and (self.folder / "sample.json").is_file()
+
+    def export(self) -> None:
+        """Make the model and its sample once, in the environment that has the frameworks."""
+        if self.ready():
+            return
+        ENVIRONMENT.prepare()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            [ENVIRONMENT.python, HERE / "cases" / f"export_{self.name}.py", self.folder],
+            check=True,
+            timeout=600,
+            cwd=REPOSITORY,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("iris", "tiny classifier (4 → 3)", threads=1, slow=False, tolerance=1e-5),
+        # Engines that compute in bfloat16 are allowed; a wrong pooling is off by far more.
+        Case("minilm", "MiniLM, 64 tokens", threads=2, slow=True, tolerance=1e-2),
+    )
+}

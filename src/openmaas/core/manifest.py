@@ -1,0 +1,107 @@
+"""What a version is: its files by digest, and everything that serving needs to know. Its own digest names the version.
+
+A manifest never changes. Its canonical form is JSON with sorted keys, no spaces and no defaults left out, in UTF-8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+
+from openmaas.core.errors import InvalidInput
+from openmaas.core.types import Signature
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file of a version. `path` is relative, with '/' between its parts; `size` in bytes; `sha256` in lower-case hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """How far apart two engines' answers were at one batch size; `output` is the one that differed most."""
+
+    batch: int
+    output: str
+    max_abs_diff: float
+    max_rel_diff: float
+    labels_equal: bool = True
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversion held against its source. Outside the tolerance (`passed` false) the source's own engine serves.
+
+    `sample` says what was compared on: "given" by the pusher, or "generated" at random from the signature.
+    """
+
+    source: str
+    target: str
+    passed: bool
+    sample: str
+    rtol: float
+    atol: float
+    comparisons: tuple[Comparison, ...] = ()
+    reason: str | None = None
+
+    @property
+    def max_abs_diff(self) -> float:
+        return max((c.max_abs_diff for c in self.comparisons), default=0.0)
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The immutable description of a version.
+
+    format: what the pushed files are (onnx, sklearn, dummy …). engine: what runs them. entry: the file that the engine loads.
+    batchable: requests may share a batch along axis 0; `batching` says how that is known, or why not.
+    options: what the engine needs besides (labels, the dummy's behaviour …). notes: what a person should be told.
+    """
+
+    schema: int = 1
+    format: str
+    engine: str
+    entry: str
+    signature: Signature
+    files: tuple[FileEntry, ...]
+    batchable: bool = False
+    batching: str = ""
+    parity: Parity | None = None
+    options: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+
+    def canonical(self) -> bytes:
+        return msgspec.json.encode(self, order="deterministic")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form, in hex."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def check_path(path: str) -> str:
+    """A file's path inside a version: relative, without `..`, backslashes, control characters or empty parts."""
+    parts = PurePosixPath(path).parts
+    bad = (
+        not path
+        or len(path) > 512
+        or len(parts) > 32
+        or path.startswith("/")
+        or "\\" in path
+        or ":" in parts[0]
+        or any(ord(character) < 32 or ord(character) == 127 for character in path)
+        or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in path.split("/"))
+    )
+    if bad:
+        raise InvalidInput(
+            f"{path[:120]!r} is not a file path inside a model: relative, '/' between parts, no '..'.", code="invalid_path"
+        )
+    return path

@@ -1,0 +1,296 @@
+"""What control's REST API sends and takes. Declared once: the API answers with these, the client returns them.
+
+Plain dataclasses, because both FastAPI (the API's documentation) and msgspec (the client) read them. Times are Unix seconds,
+sizes bytes, digests SHA-256 in hex. Bodies that come in refuse unknown fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+T = TypeVar("T")
+_STRICT = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(Generic[T]):
+    """One page of a listing. `next` asks for the page after it; None on the last. `total` counts all that match."""
+
+    items: list[T]
+    total: int
+    next: str | None = None
+
+
+# ── registry ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSummary:
+    """A row of `openmaas ls`."""
+
+    name: str
+    project: str
+    versions: int
+    latest: int | None
+    format: str | None
+    size: int
+    aliases: dict[str, int]
+    updated_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionInfo:
+    """A version, whole. `manifest` is openmaas.core.manifest.Manifest as JSON; `digest` is its SHA-256."""
+
+    model: str
+    project: str
+    number: int
+    digest: str
+    format: str
+    engine: str
+    size: int
+    manifest: dict[str, Any]
+    metadata: dict[str, Any]
+    card: str
+    aliases: list[str]
+    created_at: float
+    created_by: str
+    parent: str | None
+    recipe: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliasMove:
+    """One row of an alias's history. `number` is None where the alias was removed; `action` is set, rollback or remove."""
+
+    id: int
+    model: str
+    alias: str
+    number: int | None
+    previous: int | None
+    action: Literal["set", "rollback", "remove"]
+    actor: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliasChange:
+    """Move an alias to a version, given as `3`, `digits:3`'s number, or another alias's name."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionChange:
+    """Free metadata and the card of a version; None leaves them as they are."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    metadata: dict[str, Any] | None = None
+    card: str | None = None
+
+
+# ── uploads ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadFile:
+    """A file to come. `path` relative with '/', `size` in bytes, `sha256` in lower-case hex."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadRequest:
+    """Begin, or find again, an upload: the same name and files give the same upload, so that a killed one goes on.
+
+    sample: path of the file among `files` that holds sample inputs, if there is one. parity: what the client compared where
+    it converted a live object (openmaas.core.manifest.Parity as JSON).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    name: str
+    files: list[UploadFile]
+    project: str = "default"
+    sample: str | None = None
+    parity: dict[str, Any] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    card: str | None = None
+    parent: str | None = None
+    recipe: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadInfo:
+    """How far an upload is. `offsets` gives, by sha256, the bytes already there of each file that is not complete;
+    a digest that is missing from it needs no more bytes."""
+
+    id: str
+    name: str
+    chunk_size: int
+    offsets: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushResult:
+    """What came of a completed upload. `created` is False when the newest version had exactly these files already."""
+
+    version: VersionInfo
+    created: bool
+    stored_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approval:
+    """An admin's word that a file which runs code when it is loaded (a pickle) may be loaded: by its digest."""
+
+    sha256: str
+    reason: str
+    actor: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApprovalRequest:
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    sha256: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GcReport:
+    """What garbage collection would free (`done` False) or has freed."""
+
+    blobs: int
+    bytes: int
+    uploads: int
+    done: bool
+    digests: list[str]
+
+
+# ── deployments ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployRequest:
+    """Deploy a version. `version` is a reference: digits, digits:3, digits@champion. `name` defaults to the model's.
+
+    memory: bytes for each replica, None for no limit. threads: of the engine, 0 shares the cores. max_batch: rows.
+    max_queue: requests. max_wait and timeout: seconds.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    version: str
+    name: str | None = None
+    replicas: int = 1
+    memory: int | None = None
+    threads: int = 0
+    max_batch: int = 32
+    max_queue: int = 1024
+    max_wait: float = 0.0
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CauseInfo:
+    """Why something does not run: a code, a sentence, the last lines of its stderr, one next command."""
+
+    code: str
+    message: str
+    stderr: list[str]
+    next_step: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaInfo:
+    """A row of `openmaas ps`. `state` as in contracts.ReplicaState; `memory` resident bytes; `since` Unix seconds."""
+
+    id: str
+    deployment: str
+    version: int
+    pid: int | None
+    state: str
+    restarts: int
+    memory: int
+    since: float
+    cause: CauseInfo | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentInfo:
+    """A deployment as it stands.
+
+    state: starting (nothing serves yet), ready, updating (the old revision serves while the new one starts), failed (the
+    last revision did not come up; `serving` says whether an older one still answers), stopped.
+    version and serving: version numbers of the newest revision and of the one that answers.
+    """
+
+    name: str
+    project: str
+    model: str
+    state: Literal["starting", "ready", "updating", "failed", "stopped"]
+    revision: int
+    version: int
+    serving: int | None
+    replicas: int
+    ready: int
+    options: dict[str, Any]
+    cause: CauseInfo | None
+    updated_at: float
+    actor: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentMove:
+    """One row of a deployment's history. `action` is deploy, rollback or undeploy; `state` what became of it."""
+
+    deployment: str
+    revision: int
+    model: str
+    version: int
+    action: Literal["deploy", "rollback", "undeploy"]
+    state: Literal["starting", "ready", "failed", "superseded", "stopped"]
+    cause: CauseInfo | None
+    actor: str
+    at: float
+
+
+# ── the server itself ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessInfo:
+    name: str
+    state: str
+    pid: int | None
+    restarts: int
+    memory: int
+    url: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerStatus:
+    """`openmaas status`. supervised: whether control has heard from the supervisor within the last seconds."""
+
+    version: str
+    control_url: str
+    gateway_url: str
+    home: str
+    database: str
+    supervised: bool
+    processes: list[ProcessInfo]
+    deployments: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A line of `openmaas doctor`."""
+
+    check: str
+    ok: bool
+    message: str
+    next_step: str | None = None

@@ -1,0 +1,61 @@
+"""The first-class fake: an engine whose behaviour is written in the manifest's options, for tests of everything around engines.
+
+    delay           seconds that each run takes (time.sleep, as a real engine that has released the interpreter's lock)
+    poison          a run whose input holds this number raises
+    exit_on         a run whose input holds this number ends the process at once, as a segmentation fault would
+    fail_load       load raises with this text
+    load_delay      seconds that loading takes
+    allocate        bytes taken and touched while loading
+    tokens          how many pieces `generate` yields, `token_delay` seconds apart
+    factor          each output is the input times this factor (default 1)
+    batch_offset    added to every answer times (rows in the batch - 1): a model that must not be batched
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from openmaas.core.errors import EngineFailed
+from openmaas.engines.base import Engine, EngineSpec, Tensors
+
+
+class DummyEngine(Engine):
+    def __init__(self) -> None:
+        self._options: dict[str, Any] = {}
+        self._outputs: tuple[str, ...] = ()
+        self._memory = bytearray()
+
+    def load(self, spec: EngineSpec) -> None:
+        self._options = spec.manifest.options
+        self._outputs = tuple(output.name for output in spec.manifest.signature.outputs)
+        time.sleep(float(self._options.get("load_delay", 0)))
+        if reason := self._options.get("fail_load"):
+            raise EngineFailed(str(reason))
+        self._memory = bytearray(b"\x01") * int(self._options.get("allocate", 0))
+
+    def run(self, inputs: Tensors) -> Tensors:
+        options = self._options
+        (values, *_) = inputs.values()
+        if "exit_on" in options and (values == options["exit_on"]).any():
+            os._exit(139)
+        if delay := float(options.get("delay", 0)):
+            time.sleep(delay)
+        if "poison" in options and (values == options["poison"]).any():
+            raise ValueError(f"the input holds the poison value {options['poison']}")
+        answer = values
+        if values.dtype != object:
+            answer = values * options.get("factor", 1) + options.get("batch_offset", 0) * (len(values) - 1)
+        return {name: np.asarray(answer, dtype=values.dtype) for name in self._outputs}
+
+    def generate(self, inputs: Tensors) -> Iterator[bytes]:
+        for number in range(int(self._options.get("tokens", 3))):
+            time.sleep(float(self._options.get("token_delay", 0)))
+            yield f"token-{number} ".encode()
+
+    def describe(self) -> dict[str, str]:
+        return {"library": "openmaas.dummy", "device": "cpu"}
