@@ -1,9 +1,9 @@
 """What crosses a process border. Everything here travels over the link as msgpack.
 
-    Snapshot            control → gateway       what is deployed, where it runs, which keys are good
-    Desired / Observed  control ↔ supervisor    which replicas should run, and what became of them
-    Call / Answer       gateway → replica       one request's head; its body follows untouched
-    Health              replica → everyone      the answer to a ping: progress, not existence
+Snapshot            control → gateway       what is deployed, where it runs, which keys are good
+Desired / Observed  control ↔ supervisor    which replicas should run, and what became of them
+Call / Answer       gateway → replica       one request's head; its body follows untouched
+Health              replica → everyone      the answer to a ping: progress, not existence
 """
 
 from __future__ import annotations

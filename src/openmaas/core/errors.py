@@ -23,6 +23,7 @@ that each door of ours answers with; other protocols map from `code`. Foreign er
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 import msgspec
@@ -183,3 +184,11 @@ def http_body(wire: WireError) -> dict[str, Any]:
     """The JSON object that a door answers with: `error` is the text that Open Inference Protocol clients show."""
     body = {"error": wire.error, "code": wire.code, "next_step": wire.next_step, "request_id": wire.request_id}
     return {key: value for key, value in body.items() if value is not None}
+
+
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\",;:()\[\]]+/)+")
+
+
+def without_paths(text: str) -> str:
+    """A library's message with absolute paths cut to their last part: an error never tells where things lie."""
+    return _FOLDERS.sub("", text)

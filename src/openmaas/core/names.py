@@ -54,6 +54,8 @@ def parse_reference(text: str) -> Reference:
         return Reference(check_name(model))
     if not (number.isascii() and number.isdigit() and len(number) <= 9 and int(number) > 0):
         raise InvalidInput(
-            f"{number[:40]!r} is not a version number.", code="invalid_name", next_step=f"Write {model}:1, {model}@alias or {model}."
+            f"{number[:40]!r} is not a version number.",
+            code="invalid_name",
+            next_step=f"Write {model}:1, {model}@alias or {model}.",
         )
     return Reference(check_name(model), number=int(number))

@@ -44,26 +44,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     insecure: Annotated[
         bool, Meta(description="Allow plain HTTP on an address that is not loopback: keys then travel readable.")
     ] = False
-    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")] = "info"
+    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")] = (
+        "info"
+    )
     access_log: Annotated[bool, Meta(description="Log every request at the gateway, not only those that failed.")] = False
-    max_body: Annotated[Positive, Meta(description="Largest request body of a prediction, also after decompression.")] = 64 * 2**20
+    max_body: Annotated[Positive, Meta(description="Largest request body of a prediction, also after decompression.")] = (
+        64 * 2**20
+    )
     max_in_flight: Annotated[Positive, Meta(description="Requests that one gateway holds at once; beyond it 503.")] = 4096
     max_in_flight_bytes: Annotated[
         Positive, Meta(description="Request bodies that one gateway holds at once; beyond it 503.")
     ] = 512 * 2**20
-    body_timeout: Annotated[Seconds, Meta(description="Seconds that a client has to send its headers, and then its body.")] = 15.0
+    body_timeout: Annotated[Seconds, Meta(description="Seconds that a client has to send its headers, and then its body.")] = (
+        15.0
+    )
     hold_timeout: Annotated[
         float, Meta(ge=0, description="Seconds that a request waits for a replica that is (re)starting, before 503.")
     ] = 5.0
-    drain_timeout: Annotated[Seconds, Meta(description="Seconds that requests in flight have to end when a process stops.")] = 30.0
+    drain_timeout: Annotated[Seconds, Meta(description="Seconds that requests in flight have to end when a process stops.")] = (
+        30.0
+    )
     start_timeout: Annotated[Seconds, Meta(description="Seconds that a replica has to load and warm its model.")] = 300.0
     hang_timeout: Annotated[Seconds, Meta(description="Seconds without a sign of life after which a replica is hung.")] = 5.0
-    stall_timeout: Annotated[Seconds, Meta(description="Seconds that one batch may run before its replica counts as hung.")] = 120.0
+    stall_timeout: Annotated[Seconds, Meta(description="Seconds that one batch may run before its replica counts as hung.")] = (
+        120.0
+    )
     chunk_size: Annotated[int, Meta(ge=2**16, le=2**28, description="Bytes of one upload chunk.")] = 8 * 2**20
     max_model_size: Annotated[Positive, Meta(description="Largest model, all its files together.")] = 64 * 2**30
-    examine_timeout: Annotated[
-        Seconds, Meta(description="Seconds that inspecting and converting a pushed model may take.")
-    ] = 300.0
+    examine_timeout: Annotated[Seconds, Meta(description="Seconds that inspecting and converting a pushed model may take.")] = (
+        300.0
+    )
     examine_memory: Annotated[Positive, Meta(description="Memory that inspecting and converting may take.")] = 8 * 2**30
 
     @property

@@ -1,0 +1,101 @@
+"""An ONNX model in memory that answers. The proof at push and the engine that serves run this same code with these same options."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmaas.core.datatypes import numpy_dtype, to_bytes, to_text
+from openmaas.core.errors import EngineFailed, InvalidInput, without_paths
+from openmaas.core.types import Signature
+
+_PREFIX = "[ONNXRuntimeError] : "
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+
+class OnnxSession:
+    """`run` takes and gives arrays by name, as a signature has them. Not for two threads at once."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """Load a model file and the external data beside it. Raises EngineFailed with what the library said."""
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        try:
+            self.session = onnxruntime.InferenceSession(path, _options(threads), providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineFailed(f"onnxruntime cannot load the model: {_reason(error)}", code="load_failed") from None
+        self._call = self.session.run
+        self._outputs: list[str] = [output.name for output in self.session.get_outputs()]
+        self._text_in: list[str] = []
+        self._text_out = False
+        self._plain = True
+
+    def bind(self, signature: Signature) -> None:
+        """Run with this signature from now on: its outputs alone are computed."""
+        self._outputs = [output.name for output in signature.outputs]
+        self._text_in = [spec.name for spec in signature.inputs if spec.datatype == "BYTES"]
+        self._text_out = any(spec.datatype == "BYTES" for spec in signature.outputs)
+        bfloat = any(spec.datatype == "BF16" for spec in (*signature.inputs, *signature.outputs))
+        self._plain = not (self._text_in or self._text_out or bfloat)
+        self._call = self._run_bfloat if bfloat else self.session.run
+
+    def run(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """One batch. Raises EngineFailed with what the library said, InvalidInput for BYTES that are not text."""
+        outputs = self._outputs
+        try:
+            if self._plain:
+                return dict(zip(outputs, self._call(outputs, inputs), strict=True))
+            answers = self._call(outputs, inputs | {name: to_text(inputs[name]) for name in self._text_in})
+        except InvalidInput:
+            raise
+        except Exception as error:
+            raise EngineFailed(f"onnxruntime cannot run this input: {_reason(error)}") from None
+        if self._text_out:
+            answers = [to_bytes(answer) if answer.dtype.kind in "OSU" else answer for answer in answers]
+        return dict(zip(outputs, answers, strict=True))
+
+    def _run_bfloat(self, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """bfloat16 is no type of numpy's, so it goes in and comes out as its raw bits."""
+        values = {name: _ort_value(array) for name, array in inputs.items()}
+        return [_array(value) for value in self.session.run_with_ort_values(outputs, values)]
+
+
+def _options(threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # A thread that spins while it waits takes a whole core from the other replicas.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _ort_value(array: NDArray[Any]) -> Any:
+    import onnxruntime
+
+    if array.dtype.name != "bfloat16":
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16)
+
+
+def _array(value: Any) -> NDArray[Any]:
+    if value.element_type() != _BFLOAT16:
+        return np.asarray(value.numpy())
+    bits = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return np.frombuffer(bits, numpy_dtype("BF16")).reshape(value.shape())
+
+
+def _reason(error: Exception) -> str:
+    """The library's own words on one line, without its prefix and without paths."""
+    text = " ".join(str(error).split())
+    return without_paths(text.partition(_PREFIX)[2] or text)[:600].rstrip(". ") + "."

@@ -1,0 +1,190 @@
+"""From a deployment's name to a replica: version by alias, number or split, then the less loaded of two; one retry elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+
+from openmaas.core.contracts import Deployment, Snapshot
+from openmaas.core.errors import LinkLost, NotFound, Unavailable
+from openmaas.core.link import Link
+from openmaas.core.settings import Settings
+from openmaas.gateway.endpoint import Endpoint
+
+
+class Target:
+    """A deployment with the endpoints of each of its versions."""
+
+    def __init__(self, deployment: Deployment, endpoints: dict[int, list[Endpoint]]) -> None:
+        self.deployment = deployment
+        self.endpoints = endpoints
+        self.versions = [number for number, weight in deployment.traffic.items() if weight > 0]
+        self._weights = [deployment.traffic[number] for number in self.versions]
+
+    def choose_version(self) -> int:
+        if len(self.versions) == 1:
+            return self.versions[0]
+        return random.choices(self.versions, self._weights)[0]
+
+    def links(self, version: int) -> list[Link]:
+        """The connections of this version's replicas that are in the rotation."""
+        return [endpoint.link for endpoint in self.endpoints.get(version, ()) if endpoint.link is not None]
+
+
+class Router:
+    """All that a gateway knows of deployments and replicas, taken from snapshots, and the choice for each request."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._targets: dict[str, Target] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._named: dict[tuple[str, str], tuple[Target, int | None]] = {}
+        self._became_ready = asyncio.Event()
+
+    # snapshots
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Follow a new snapshot: connect to what is new, let go of what is gone, route by it from now on."""
+        wanted = {replica.id: replica for deployment in snapshot.deployments for replica in deployment.replicas}
+        for identity, endpoint in tuple(self._endpoints.items()):
+            if wanted.get(identity) != endpoint.replica:
+                del self._endpoints[identity]
+                endpoint.retire()
+        for identity, replica in wanted.items():
+            if identity not in self._endpoints:
+                self._endpoints[identity] = Endpoint(
+                    replica,
+                    self._ready,
+                    hang_timeout=self._settings.hang_timeout,
+                    stall_timeout=self._settings.stall_timeout,
+                )
+        self._targets = {deployment.name: self._target(deployment) for deployment in snapshot.deployments}
+        self._named = {}
+        self._wake()
+
+    def _target(self, deployment: Deployment) -> Target:
+        endpoints: dict[int, list[Endpoint]] = {}
+        for replica in deployment.replicas:
+            endpoints.setdefault(replica.version, []).append(self._endpoints[replica.id])
+        return Target(deployment, endpoints)
+
+    def _ready(self, _: Endpoint) -> None:
+        self._wake()
+
+    def _wake(self) -> None:
+        event, self._became_ready = self._became_ready, asyncio.Event()
+        event.set()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints.values()))
+
+    # looking
+
+    @property
+    def targets(self) -> Iterable[Target]:
+        return self._targets.values()
+
+    def resolve(self, name: str, version: str = "") -> tuple[Target, int | None]:
+        """The deployment called `name` (or `name@alias`, `name:number`) and the version that is asked for, None for the split.
+
+        Raises NotFound with what there is.
+        """
+        found = self._named.get((name, version))
+        if found is None:
+            found = self._resolve(name, version)
+            if len(self._named) < 4096:
+                self._named[name, version] = found
+        return found
+
+    def _resolve(self, name: str, version: str) -> tuple[Target, int | None]:
+        plain, alias = name, ""
+        if "@" in name:
+            plain, _, alias = name.partition("@")
+        elif ":" in name and not version:
+            plain, _, version = name.partition(":")
+        target = self._targets.get(plain)
+        if target is None:
+            raise NotFound(
+                f"Nothing is deployed under the name {plain[:80]!r}.",
+                code="deployment_not_found",
+                next_step=f"openmaas deploy {plain[:80]}",
+            )
+        deployment = target.deployment
+        number = deployment.aliases.get(alias) if alias else int(version) if version.isdigit() else None
+        if (alias or version) and number not in target.versions:
+            served = ", ".join(str(number) for number in target.versions)
+            raise NotFound(
+                f"Deployment {plain!r} does not serve {alias or version!r} now; it serves version {served}.",
+                code="version_not_served",
+                next_step=f"openmaas deploy {plain}{'@' + alias if alias else ':' + version}",
+            )
+        return target, number
+
+    # calling
+
+    async def call(
+        self, target: Target, version: int | None, header: bytes, body: bytes, deadline: float
+    ) -> tuple[bytes, bytes]:
+        """The answer of a replica of that version (None: by the split).
+
+        A prediction changes nothing, so one that was lost with its replica, or that a full replica refused, is tried once more
+        on another. Where no replica is in the rotation, the request waits for one up to the hold time.
+        """
+        chosen = version if version is not None else target.choose_version()
+        link = self._pick(target, chosen, None) or await self._hold(target, version, deadline)
+        try:
+            return await self._send(link, header, body)
+        except Unavailable as error:
+            lost = isinstance(error, LinkLost)
+            other = self._pick(target, chosen, link)
+            if other is None:
+                if not lost:
+                    raise
+                other = await self._hold(target, version, deadline)
+        return await self._send(other, header, body)
+
+    async def _send(self, link: Link, header: bytes, body: bytes) -> tuple[bytes, bytes]:
+        future = link.call(header, body)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            link.forget(future)
+            raise
+
+    def _pick(self, target: Target, version: int, other_than: Link | None) -> Link | None:
+        """Power of two choices (Mitzenmacher 2001): of two replicas drawn at random, the one with less in flight."""
+        links = target.links(version)
+        if other_than is not None:
+            links = [link for link in links if link is not other_than]
+        if len(links) > 2:
+            links = random.sample(links, 2)
+        return min(links, key=_load) if links else None
+
+    async def _hold(self, target: Target, version: int | None, deadline: float) -> Link:
+        """Wait for a replica that is starting. The deployment is looked up anew: it may have moved on in the meantime."""
+        loop = asyncio.get_running_loop()
+        until = min(deadline, loop.time() + self._settings.hold_timeout)
+        name = target.deployment.name
+        while True:
+            current, _ = self.resolve(name, "" if version is None else str(version))
+            chosen = current.choose_version() if version is None else version
+            link = self._pick(current, chosen, None)
+            if link is not None:
+                return link
+            left = until - loop.time()
+            if left <= 0:
+                raise Unavailable(
+                    f"No replica of {name!r} version {chosen} is ready.",
+                    code="no_replica",
+                    retry_after=1.0,
+                    next_step="openmaas ps",
+                )
+            try:
+                await asyncio.wait_for(self._became_ready.wait(), left)
+            except TimeoutError:
+                continue
+
+
+def _load(link: Link) -> int:
+    return link.in_flight

@@ -1,0 +1,281 @@
+"""Open Inference Protocol V2 over REST, with the binary tensor extension (specification: kserve/open-inference-protocol)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from openmaas.core.errors import InvalidInput
+from openmaas.core.manifest import Manifest
+from openmaas.core.types import Signature, TensorSpec
+from openmaas.protocols.tensors import (
+    Tensor,
+    check_inputs,
+    datatype_of,
+    from_binary,
+    from_json,
+    numpy_dtype,
+    to_binary,
+    to_list,
+    with_shape,
+)
+
+BINARY_CONTENT_TYPE = "application/octet-stream"
+_REFUSED = {
+    "sequence_id": "stateful sequences",
+    "sequence_start": "stateful sequences",
+    "sequence_end": "stateful sequences",
+    "priority": "request priorities",
+    "classification": "the classification extension",
+    "shared_memory_region": "shared memory",
+}
+
+
+class _Tensor(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] | None = None
+    data: msgspec.Raw | None = None
+
+
+class _Requested(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
+    inputs: list[_Tensor]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[_Requested] | None = None
+
+
+class InferRequest(msgspec.Struct):
+    """A decoded request. wanted: output names in the caller's order, or None for all. binary: which of them go out as blobs.
+
+    timeout: seconds that the caller allows, from the `timeout` parameter (microseconds), or None.
+    """
+
+    inputs: dict[str, Tensor]
+    id: str | None = None
+    wanted: tuple[str, ...] | None = None
+    binary: Mapping[str, bool] = {}
+    binary_default: bool = False
+    timeout: float | None = None
+
+
+_decode_request = msgspec.json.Decoder(_Request).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def decode_infer(body: bytes, json_size: int, signature: Signature) -> InferRequest:
+    """A request body as typed arrays that fit the signature.
+
+    json_size: Inference-Header-Content-Length; -1 when there was none (all JSON), 0 for one raw tensor without JSON.
+    Raises InvalidInput with the field, what was expected and what came.
+    """
+    if json_size == 0:
+        return _decode_raw(body, signature)
+    if json_size > len(body):
+        raise InvalidInput(
+            f"Inference-Header-Content-Length is {json_size}, the body has {len(body)} bytes.", code="invalid_size"
+        )
+    view = memoryview(body)
+    head, blobs = (view, view[:0]) if json_size < 0 else (view[:json_size], view[json_size:])
+    request = _parse(head)
+    inputs: dict[str, Tensor] = {}
+    position = 0
+    for tensor in request.inputs:
+        if tensor.name in inputs:
+            raise InvalidInput(f"Input {tensor.name[:80]!r} came twice.", code="input_twice")
+        inputs[tensor.name], taken = _decode_tensor(tensor, blobs[position:])
+        position += taken
+    if position != len(blobs):
+        raise InvalidInput(f"{len(blobs) - position} bytes follow the last binary tensor.", code="invalid_size")
+    check_inputs(signature, inputs)
+    return _with_options(request, inputs, signature)
+
+
+def _parse(head: memoryview) -> _Request:
+    try:
+        request = _decode_request(head)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"The request is not an inference request: {error}.", code="invalid_json") from None
+    except RecursionError:
+        raise InvalidInput("The JSON is nested too deep.", code="invalid_json") from None
+    if request.parameters:
+        _refuse(request.parameters)
+    return request
+
+
+def _refuse(parameters: Mapping[str, Any]) -> None:
+    """A parameter that changes what the answer means is refused rather than ignored."""
+    for name in parameters:
+        if what := _REFUSED.get(name):
+            raise InvalidInput(f"Parameter {name!r}: {what} are not supported.", code="parameter_not_supported")
+
+
+def _decode_tensor(tensor: _Tensor, blobs: memoryview) -> tuple[Tensor, int]:
+    """The array, and how many bytes of the blobs it took."""
+    if any(axis < 0 for axis in tensor.shape) or len(tensor.shape) > 32:
+        raise InvalidInput(f"Input {tensor.name[:80]!r}: shape {tensor.shape[:33]} is not a shape.", code="shape_mismatch")
+    parameters = tensor.parameters or {}
+    _refuse(parameters)
+    size = parameters.get("binary_data_size")
+    if size is None:
+        if tensor.data is None:
+            raise InvalidInput(f"Input {tensor.name[:80]!r} has neither data nor binary_data_size.", code="invalid_data")
+        return with_shape(tensor.name, from_json(tensor.name, tensor.datatype, tensor.data), tensor.shape), 0
+    if tensor.data is not None:
+        raise InvalidInput(f"Input {tensor.name[:80]!r} has both data and binary_data_size.", code="invalid_data")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(blobs):
+        raise InvalidInput(
+            f"Input {tensor.name[:80]!r}: binary_data_size is {size!r}, {len(blobs)} bytes are left.", code="invalid_size"
+        )
+    return from_binary(tensor.name, tensor.datatype, tensor.shape, blobs[:size]), size
+
+
+def _decode_raw(body: bytes, signature: Signature) -> InferRequest:
+    """A raw binary request: one input, its only dynamic axis found from the size; an axis of the batch stands for one row."""
+    if len(signature.inputs) != 1 or signature.inputs[0].datatype == "BYTES":
+        raise InvalidInput("A raw binary request needs a model with one input that is not BYTES.", code="raw_not_possible")
+    spec = signature.inputs[0]
+    shape = _raw_shape(spec, len(body))
+    inputs = {spec.name: from_binary(spec.name, spec.datatype, shape, memoryview(body))}
+    check_inputs(signature, inputs)
+    return InferRequest(inputs, binary_default=True)
+
+
+def _raw_shape(spec: TensorSpec, size: int) -> list[int]:
+    shape = list(spec.shape)
+    dynamic = [index for index, axis in enumerate(shape) if axis == -1]
+    if len(dynamic) > 1 and dynamic[0] == 0:
+        shape[0] = 1
+        dynamic.pop(0)
+    if len(dynamic) > 1:
+        raise InvalidInput(
+            f"A raw binary request cannot tell the shape of {spec.name!r} {list(spec.shape)}.", code="raw_not_possible"
+        )
+    if dynamic:
+        known = numpy_dtype(spec.datatype).itemsize
+        for axis in shape:
+            known *= axis if axis >= 0 else 1
+        shape[dynamic[0]] = size // known if known else 0
+    return shape
+
+
+def _with_options(request: _Request, inputs: dict[str, Tensor], signature: Signature) -> InferRequest:
+    decoded = InferRequest(inputs, id=request.id)
+    if request.parameters:
+        decoded.binary_default = _flag(request.parameters, "binary_data_output")
+        decoded.timeout = _timeout(request.parameters)
+    if request.outputs is not None:
+        known = {spec.name for spec in signature.outputs}
+        binary: dict[str, bool] = {}
+        for output in request.outputs:
+            if output.name not in known:
+                raise InvalidInput(
+                    f"Output {output.name[:80]!r} is unknown; the model gives {', '.join(sorted(known))}.",
+                    code="output_unknown",
+                )
+            parameters = output.parameters or {}
+            _refuse(parameters)
+            binary[output.name] = _flag(parameters, "binary_data", decoded.binary_default)
+        if binary:
+            decoded.wanted, decoded.binary = tuple(binary), binary
+    return decoded
+
+
+def _flag(parameters: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"Parameter {name!r} must be true or false; {value!r} came.", code="invalid_parameter")
+    return value
+
+
+def _timeout(parameters: Mapping[str, Any]) -> float | None:
+    value = parameters.get("timeout")
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidInput(f"Parameter 'timeout' is {value!r}; it must be whole microseconds.", code="invalid_parameter")
+    return value / 1e6 if value else None
+
+
+class InferResponse(msgspec.Struct):
+    """An encoded answer. json_size: Inference-Header-Content-Length, -1 where the body is all JSON."""
+
+    body: bytes
+    json_size: int = -1
+
+
+def encode_infer(model: str, version: str, request: InferRequest, outputs: Mapping[str, Tensor]) -> InferResponse:
+    """The answer's body: JSON, with a blob behind it for each output that was asked for in binary."""
+    described: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
+    for name in request.wanted or outputs:
+        array = outputs[name]
+        entry: dict[str, Any] = {"name": name, "datatype": datatype_of(array), "shape": array.shape}
+        if request.binary.get(name, request.binary_default) or entry["datatype"] == "BF16":
+            blob = to_binary(array)
+            blobs.append(blob)
+            entry["parameters"] = {"binary_data_size": len(blob)}
+        else:
+            entry["data"] = to_list(name, array)
+        described.append(entry)
+    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": described}
+    if request.id is not None:
+        answer["id"] = request.id
+    head = _encode(answer)
+    return InferResponse(head + b"".join(blobs), len(head)) if blobs else InferResponse(head)
+
+
+def model_metadata(name: str, versions: list[str], manifest: Manifest) -> dict[str, Any]:
+    """`GET /v2/models/{name}`."""
+    return {
+        "name": name,
+        "versions": versions,
+        "platform": f"{manifest.engine}_{manifest.format}" if manifest.engine != manifest.format else manifest.engine,
+        "inputs": [_described(spec) for spec in manifest.signature.inputs],
+        "outputs": [_described(spec) for spec in manifest.signature.outputs],
+    }
+
+
+def _described(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def model_config(name: str, manifest: Manifest, max_batch: int) -> dict[str, Any]:
+    """`GET /v2/models/{name}/config`, in the words of Triton's model configuration: without the batch axis in `dims`."""
+    skip = 1 if manifest.batchable else 0
+    return {
+        "name": name,
+        "platform": manifest.engine,
+        "backend": manifest.engine,
+        "max_batch_size": max_batch if manifest.batchable else 0,
+        "input": [_configured(spec, skip) for spec in manifest.signature.inputs],
+        "output": [_configured(spec, skip) for spec in manifest.signature.outputs],
+    }
+
+
+def _configured(spec: TensorSpec, skip: int) -> dict[str, Any]:
+    datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape[skip:])}
+
+
+def rows_of(inputs: Mapping[str, Tensor]) -> int:
+    """Rows along the batch axis. Raises InvalidInput where the inputs disagree or an input is a scalar."""
+    sizes = {np.shape(array)[0] if array.ndim else 0 for array in inputs.values()}
+    if len(sizes) != 1:
+        raise InvalidInput(
+            f"The inputs differ in rows: {', '.join(f'{name!r} {list(array.shape)}' for name, array in inputs.items())}.",
+            code="shape_mismatch",
+        )
+    rows = sizes.pop()
+    if rows == 0:
+        raise InvalidInput("The request has no rows.", code="shape_mismatch", next_step="Send at least one row.")
+    return rows

@@ -1,0 +1,257 @@
+"""Tensors on the wire: JSON data and binary blobs ↔ numpy arrays, checked against a signature.
+
+A shape is only ever believed when the data that came has exactly that many elements, so nothing is allocated on a caller's word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from openmaas.core.errors import EngineFailed, InvalidInput
+from openmaas.core.types import Signature, TensorSpec
+
+Tensor: TypeAlias = NDArray[np.generic]
+_NUMPY: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype(object),
+}
+_NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in _NUMPY.items()}
+_MAX_RANK = 32
+_JSON_KIND: dict[str, type] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float, "FP64": float}
+
+
+def numpy_dtype(datatype: str) -> np.dtype[Any]:
+    """numpy's type for a protocol datatype; BYTES is `object`. Raises InvalidInput for an unknown name."""
+    if datatype == "BF16":
+        return _bfloat16()
+    try:
+        return _NUMPY[datatype]
+    except KeyError:
+        raise InvalidInput(
+            f"Datatype {datatype[:40]!r} is not one of {', '.join(_NUMPY)}, BF16.", code="unknown_datatype"
+        ) from None
+
+
+@cache
+def _bfloat16() -> np.dtype[Any]:
+    import ml_dtypes
+
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
+def datatype_of(array: Tensor) -> str:
+    """The protocol's name of an array's type; text of any kind is BYTES."""
+    name = _NAMES.get(array.dtype)
+    if name is not None:
+        return name
+    if array.dtype.kind in "SU":
+        return "BYTES"
+    if array.dtype.name == "bfloat16":
+        return "BF16"
+    raise EngineFailed(f"The model answered with the type {array.dtype}, which the protocol cannot carry.")
+
+
+# ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cache
+def _decoder(kind: type, depth: int) -> msgspec.json.Decoder[Any]:
+    shape: Any = kind
+    for _ in range(depth):
+        shape = list[shape]
+    return msgspec.json.Decoder(shape)
+
+
+def _depth(raw: memoryview | bytes) -> int:
+    """How many lists are open before the first element."""
+    depth = 0
+    for byte in bytes(raw[: 4 * _MAX_RANK]):
+        if byte == 0x5B:
+            depth += 1
+        elif byte not in b" \t\r\n":
+            break
+    return depth
+
+
+def from_json(name: str, datatype: str, raw: msgspec.Raw) -> Tensor:
+    """The array of a JSON list, flat or nested, in the shape that the nesting gives. Strict: no true for 1, no 1.5 for an integer."""
+    if datatype == "BF16":
+        raise InvalidInput(f"Input {name!r} is BF16, which JSON cannot carry.", next_step="Send it as binary data.")
+    dtype = numpy_dtype(datatype)
+    text = memoryview(raw)
+    depth = _depth(text)
+    if not 1 <= depth <= _MAX_RANK:
+        raise InvalidInput(f"Input {name!r}: data must be a list, nested at most {_MAX_RANK} deep.", code="invalid_data")
+    try:
+        values = _decoder(_JSON_KIND.get(datatype, int), depth).decode(text)
+        return _array(values, dtype, depth)
+    except (msgspec.DecodeError, ValueError, OverflowError) as error:
+        raise InvalidInput(f"Input {name!r} ({datatype}): {_reason(error)}.", code="invalid_data") from None
+
+
+def _array(values: list[Any], dtype: np.dtype[Any], depth: int) -> Tensor:
+    if dtype == object:
+        return _object_array(values, depth)
+    array = np.array(values, dtype=dtype)
+    if array.ndim != depth:
+        raise ValueError("the rows differ in length")
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"a number is too large for {_NAMES[dtype]}")
+    return array
+
+
+def _object_array(values: list[Any], depth: int) -> Tensor:
+    """Strings as UTF-8 bytes; numpy itself would make fixed-width text of them."""
+    array = np.array(values, dtype=object)
+    if array.ndim != depth:
+        raise ValueError("the rows differ in length")
+    flat = array.reshape(-1)
+    flat[:] = [value.encode() for value in flat]
+    return array
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    return "the rows differ in length" if "inhomogeneous" in text else text.rstrip(".")
+
+
+def to_list(name: str, array: Tensor) -> list[Any]:
+    """An output's elements as JSON can carry them, flat and row-major. Raises EngineFailed for NaN and Infinity, which it cannot."""
+    return json_ready(name, array).ravel().tolist()
+
+
+def json_ready(name: str, array: Tensor) -> Tensor:
+    """An array whose `tolist` is plain JSON: bytes become text, NaN and Infinity are an error instead of a silent null."""
+    kind = array.dtype.kind
+    if kind == "f" and not np.isfinite(array).all():
+        raise EngineFailed(
+            f"Output {name!r} holds NaN or Infinity, which JSON cannot carry.",
+            code="not_finite",
+            next_step="Ask for binary output, or look into the input and the model.",
+        )
+    if kind == "O":
+        flat = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.ravel()]
+        return np.array(flat, dtype=object).reshape(array.shape)
+    if kind == "S":
+        return np.char.decode(array.astype(np.bytes_), "utf-8", "replace")
+    if kind == "V":
+        return array.astype(np.float32)
+    return array
+
+
+# ── binary ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def from_binary(name: str, datatype: str, shape: Sequence[int], blob: memoryview) -> Tensor:
+    """The array of a little-endian blob. Raises InvalidInput when the blob does not have exactly the shape's size."""
+    count = math.prod(shape)
+    if datatype == "BYTES":
+        return _from_length_prefixed(name, count, blob).reshape(shape)
+    dtype = numpy_dtype(datatype)
+    if count * dtype.itemsize != len(blob):
+        raise InvalidInput(
+            f"Input {name!r}: shape {list(shape)} of {datatype} takes {count * dtype.itemsize} bytes, {len(blob)} came.",
+            code="invalid_size",
+        )
+    if datatype == "BOOL" and (np.frombuffer(blob, np.uint8) > 1).any():
+        raise InvalidInput(f"Input {name!r}: a BOOL byte is neither 0 nor 1.", code="invalid_data")
+    return np.frombuffer(blob, dtype).reshape(shape)
+
+
+def _from_length_prefixed(name: str, count: int, blob: memoryview) -> Tensor:
+    items: list[bytes] = []
+    position, size = 0, len(blob)
+    while position + 4 <= size:
+        length = int.from_bytes(blob[position : position + 4], "little")
+        position += 4
+        if length > size - position:
+            break
+        items.append(bytes(blob[position : position + length]))
+        position += length
+    if position != size or len(items) != count:
+        raise InvalidInput(
+            f"Input {name!r}: {count} BYTES elements were declared, {len(items)} whole ones came in {size} bytes.",
+            code="invalid_size",
+        )
+    array = np.empty(count, dtype=object)
+    array[:] = items
+    return array
+
+
+def to_binary(array: Tensor) -> bytes:
+    """An output as the binary extension wants it: little-endian, row-major; BYTES with their lengths."""
+    if array.dtype.kind in "OSU":
+        parts: list[bytes] = []
+        for item in array.ravel():
+            data = item if isinstance(item, bytes) else str(item).encode()
+            parts += (len(data).to_bytes(4, "little"), data)
+        return b"".join(parts)
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return array.tobytes()
+
+
+# ── against the signature ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def with_shape(name: str, array: Tensor, shape: Sequence[int]) -> Tensor:
+    """A JSON array in the shape that was declared beside it: nested data must have it, flat data must fill it."""
+    if array.shape == tuple(shape):
+        return array
+    if array.ndim == 1 and math.prod(shape) == array.size and all(axis >= 0 for axis in shape):
+        return array.reshape(shape)
+    raise InvalidInput(
+        f"Input {name!r}: shape {list(shape)[:_MAX_RANK]} was declared, data of shape {list(array.shape)} came.",
+        code="shape_mismatch",
+    )
+
+
+def check_inputs(signature: Signature, inputs: Mapping[str, Tensor]) -> None:
+    """Names, datatypes and shapes as the signature has them, or InvalidInput that names the input and both sides."""
+    for spec in signature.inputs:
+        array = inputs.get(spec.name)
+        if array is None:
+            raise InvalidInput(
+                f"Input {spec.name!r} is missing; the model takes {_names(signature.inputs)}.", code="input_missing"
+            )
+        _check_one(spec, array)
+    if len(inputs) != len(signature.inputs):
+        known = {spec.name for spec in signature.inputs}
+        extra = next(name for name in inputs if name not in known)
+        raise InvalidInput(
+            f"Input {extra[:80]!r} is unknown; the model takes {_names(signature.inputs)}.", code="input_unknown"
+        )
+
+
+def _check_one(spec: TensorSpec, array: Tensor) -> None:
+    if array.dtype != numpy_dtype(spec.datatype):
+        raise InvalidInput(f"Input {spec.name!r} must be {spec.datatype}; {datatype_of(array)} came.", code="datatype_mismatch")
+    fits = array.ndim == len(spec.shape) and all(want in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True))
+    if not fits:
+        raise InvalidInput(
+            f"Input {spec.name!r} must have shape {list(spec.shape)} (-1 is any); {list(array.shape)} came.",
+            code="shape_mismatch",
+        )
+
+
+def _names(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name!r} {spec.datatype} {list(spec.shape)}" for spec in specs)
