@@ -1,0 +1,1 @@
+"""What must last: the database (tables and migrations) and the blobs. Imports core only."""
