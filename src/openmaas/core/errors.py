@@ -30,7 +30,7 @@ import msgspec
 
 
 class WireError(msgspec.Struct, omit_defaults=True):
-    """An error as it travels: over the link as msgpack, over HTTP as JSON (there `error` holds the message, as clients expect)."""
+    """An error as it travels: over the link as msgpack, over HTTP as JSON (`error` is the message, as clients expect)."""
 
     error: str
     code: str = "internal"

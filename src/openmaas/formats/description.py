@@ -1,0 +1,79 @@
+"""openmaas.yaml: what the pusher says about a model where its files do not say it themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from openmaas.core.errors import InvalidInput, TooLarge
+from openmaas.core.types import Signature, TensorSpec
+
+FILE_NAME = "openmaas.yaml"
+MAX_BYTES = 1 << 20
+_NEXT = f"Correct {FILE_NAME} and push again."
+
+
+class DeclaredTensor(TensorSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An input or output as openmaas.yaml writes it: `{name: x, datatype: FP32, shape: [-1, 4]}`."""
+
+
+class DeclaredSignature(Signature, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The signature as openmaas.yaml writes it."""
+
+    inputs: tuple[DeclaredTensor, ...]
+    outputs: tuple[DeclaredTensor, ...]
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fields of openmaas.yaml, all of them optional.
+
+    format and entry: which format, and which of several files. signature: checked against the files. batchable: whether
+    requests may share a batch; checked too. converted: the ONNX file that the pusher made from `entry` and compared with it.
+    """
+
+    format: str | None = None
+    entry: str | None = None
+    converted: str | None = None
+    signature: DeclaredSignature | None = None
+    batchable: bool | None = None
+    options: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    card: str = ""
+    licence: str = ""
+
+
+def read_description(folder: Path) -> Description:
+    """The folder's openmaas.yaml, or an empty description. Raises InvalidInput that names the field, TooLarge beyond 1 MiB."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return Description()
+    if path.stat().st_size > MAX_BYTES:
+        raise TooLarge(f"{FILE_NAME} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read.", next_step=_NEXT)
+    try:
+        return msgspec.convert(_load_yaml(path.read_text("utf-8")) or {}, Description)
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8 text"
+    except msgspec.ValidationError as error:
+        reason = str(error)
+    raise InvalidInput(f"{FILE_NAME}: {reason}.", code="invalid_description", next_step=_NEXT)
+
+
+def _load_yaml(text: str) -> Any:
+    """Plain data of a YAML text: what JSON could hold too, without aliases, tags or double keys."""
+    import yaml
+
+    from openmaas.formats.plain_yaml import PlainLoader
+
+    try:
+        data = yaml.load(text, PlainLoader)  # noqa: S506  PlainLoader is a SafeLoader
+        json.dumps(data, allow_nan=False)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "")
+    except RecursionError:
+        reason = "it is nested too deeply"
+    else:
+        return data
+    raise InvalidInput(f"{FILE_NAME}: {reason[:400]}.", code="invalid_description", next_step=_NEXT)

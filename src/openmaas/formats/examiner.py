@@ -1,0 +1,171 @@
+"""The one-shot child that looks into a pushed model: `python -I -m openmaas.formats.examiner`, started by sandbox.py.
+
+A Request as JSON on stdin, a Reply as JSON on stdout. Its limits are set before anything of the model is read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused, WireError, without_paths
+from openmaas.core.manifest import Parity
+from openmaas.formats.base import Examined, Task, format_named, formats
+from openmaas.formats.description import FILE_NAME, Description, read_description
+from openmaas.formats.files import file_inside, list_files, sha256_of
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A task, and the limits: memory in bytes, seconds of processor time, the parent's process id."""
+
+    folder: str
+    output: str
+    sample: str | None
+    parity: Parity | None
+    approved: list[str]
+    memory: int
+    seconds: int
+    parent: int
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Either of the two."""
+
+    examined: Examined | None = None
+    error: WireError | None = None
+
+
+def main() -> None:
+    reply_to = os.dup(1)
+    os.dup2(2, 1)  # what a library prints must not end up in the reply
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+    _limit(request)
+    answer = msgspec.json.encode(_reply(request))
+    with os.fdopen(reply_to, "wb") as stream:
+        stream.write(answer)
+
+
+def _limit(request: Request) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not to outlive control
+    if os.getppid() != request.parent:
+        os._exit(1)
+    for limit, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_DATA, request.memory),
+        (resource.RLIMIT_FSIZE, request.memory),
+        (resource.RLIMIT_CPU, request.seconds),
+    ):
+        _, hard = resource.getrlimit(limit)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+
+
+def _reply(request: Request) -> Reply:
+    try:
+        return Reply(examined=examine_folder(request))
+    except OpenMaaSError as error:
+        return Reply(error=error.to_wire())
+    except MemoryError:
+        error = Refused(f"Examining the model takes more than {request.memory} bytes of memory.", code="examine_memory",
+                        next_step="Raise OPENMAAS_EXAMINE_MEMORY.")  # fmt: skip
+        return Reply(error=error.to_wire())
+    except Exception as error:
+        traceback.print_exc()
+        text = f"Examining the model failed: {type(error).__name__}: {without_paths(' '.join(str(error).split()))[:400]}"
+        return Reply(error=Refused(text, code="examine_failed").to_wire())
+
+
+def examine_folder(request: Request) -> Examined:
+    """What the pushed files are. Raises InvalidInput or Refused."""
+    folder = Path(request.folder)
+    files = list_files(folder)
+    if request.sample is not None:
+        file_inside(folder, request.sample, "The sample")
+    _refuse_pickles(folder, files, request.approved)
+    description = read_description(folder)
+    task = Task(
+        folder=folder,
+        output=Path(request.output),
+        sample=request.sample,
+        parity=request.parity,
+        approved=frozenset(request.approved),
+        description=description,
+    )
+    examined = _examine_converted(task) if description.converted else _examine(task, [f for f in files if f != request.sample])
+    return msgspec.structs.replace(examined, card=description.card, metadata=description.metadata, licence=description.licence)
+
+
+def _refuse_pickles(folder: Path, files: Sequence[str], approved: Sequence[str]) -> None:
+    from openmaas.formats.pickles import find_pickle
+
+    for file in files:
+        what = find_pickle(folder / file)
+        if what and (digest := sha256_of(folder / file)) not in approved:
+            raise Refused(
+                f"{file!r} is {what}: loading it runs whatever code it holds. Its SHA-256 is {digest}.",
+                code="pickle_refused",
+                next_step=f"Save the model with skops or push the live object; or, if you trust it, an admin runs: openmaas approve {digest}",
+            )
+
+
+def _examine(task: Task, files: Sequence[str]) -> Examined:
+    wanted = task.description.format
+    candidates = {wanted: format_named(wanted)} if wanted else formats()
+    found = [(name, file) for name, kind in candidates.items() for file in kind.find(task.folder, files)]
+    if task.description.entry is not None:
+        found = [(name, file) for name, file in found if file == task.description.entry]
+    if len(found) != 1:
+        raise _not_one(task.description, list(candidates), found, files)
+    name, entry = found[0]
+    return candidates[name].examine(task, entry)
+
+
+def _not_one(
+    description: Description, names: Sequence[str], found: Sequence[tuple[str, str]], files: Sequence[str]
+) -> InvalidInput:
+    if found:
+        listed = ", ".join(f"{file!r} ({name})" for name, file in found[:12])
+        return InvalidInput(
+            f"There are {len(found)} models in it: {listed}.",
+            code="several_models",
+            next_step=f"Push one of them, or write {FILE_NAME} with 'entry: FILE' and 'format: NAME'.",
+        )
+    where = (
+        f"The entry {description.entry!r} is not"
+        if description.entry
+        else f"None of the files ({', '.join(map(repr, files[:12]))}) is"
+    )
+    return InvalidInput(
+        f"{where} a model of the format {' or '.join(names)}, by its content.",
+        code="no_model",
+        next_step="Push an ONNX file, a skops file, or a live object from Python.",
+    )
+
+
+def _examine_converted(task: Task) -> Examined:
+    """A model that the pusher has converted and compared: the converted file serves, if it keeps what was promised."""
+    description = task.description
+    name, converted = description.format, str(description.converted)
+    if name is None or task.parity is None or not task.parity.passed:
+        raise InvalidInput(
+            f"{FILE_NAME} says 'converted', which needs 'format' and a comparison that passed.",
+            code="invalid_description",
+            next_step=f"Push the live object, or remove 'converted' from {FILE_NAME}.",
+        )
+    file_inside(task.folder, converted, "The converted file")
+    onnx = format_named("onnx")
+    if onnx.find(task.folder, [converted]) != [converted]:
+        raise InvalidInput(f"The converted file {converted!r} is not ONNX.", code="invalid_description")
+    return msgspec.structs.replace(onnx.examine(task, converted), format=name, parity=task.parity)
+
+
+if __name__ == "__main__":
+    main()

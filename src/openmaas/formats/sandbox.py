@@ -1,0 +1,119 @@
+"""Look into a pushed model without ever parsing it here: a child of limited means does, and may die of it."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from openmaas.core.errors import OpenMaaSError, Refused, without_paths
+from openmaas.core.manifest import Parity
+from openmaas.formats.base import Examined
+from openmaas.formats.examiner import Reply, Request
+
+_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
+_THREADS = "2"
+
+
+def examine(
+    folder: Path,
+    *,
+    sample: str | None = None,
+    parity: Parity | None = None,
+    approved: frozenset[str] = frozenset(),
+    output: Path,
+    timeout: float,
+    memory: int,
+) -> Examined:
+    """Find out in a child process what the files in `folder` are, and convert them where that serves. Blocks.
+
+    folder: the pushed files, regular files only (hard links are fine). output: an empty folder for files that are added.
+    sample: path in `folder`. approved: SHA-256 digests. timeout in seconds, memory in bytes.
+    Raises InvalidInput, TooLarge or Refused with the cause; also for a child that crashed, took too long or too much.
+    """
+    request = Request(
+        folder=str(folder.absolute()),
+        output=str(output.absolute()),
+        sample=sample,
+        parity=parity,
+        approved=sorted(approved),
+        memory=memory,
+        seconds=math.ceil(timeout * int(_THREADS)) + 1,
+        parent=os.getpid(),
+    )
+    with tempfile.TemporaryDirectory(prefix="openmaas-examine-") as scratch:
+        return _run(request, Path(scratch), timeout)
+
+
+def _run(request: Request, scratch: Path, timeout: float) -> Examined:
+    with (scratch / "stdout").open("w+b") as stdout, (scratch / "stderr").open("w+b") as stderr:
+        code = _wait(_start(scratch, stdout, stderr), msgspec.json.encode(request), timeout)
+        if code != 0:
+            raise _death(code, request, _last_line(stderr))
+        stdout.seek(0)
+        reply = msgspec.json.decode(stdout.read(), type=Reply)
+    if reply.error is not None:
+        raise OpenMaaSError.from_wire(reply.error)
+    assert reply.examined is not None
+    return reply.examined
+
+
+def _start(scratch: Path, stdout: IO[bytes], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-I", "-m", "openmaas.formats.examiner"],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=scratch,
+        env=environment
+        | {"HOME": str(scratch), "TMPDIR": str(scratch), "OMP_NUM_THREADS": _THREADS, "OPENBLAS_NUM_THREADS": _THREADS},
+        process_group=0,
+    )
+
+
+def _wait(child: subprocess.Popen[bytes], request: bytes, timeout: float) -> int:
+    """The child's exit code. Whatever happens, it and what it has started are gone afterwards."""
+    try:
+        child.communicate(request, timeout)
+    except subprocess.TimeoutExpired:
+        raise Refused(
+            f"Examining the model took longer than {timeout:g} s.",
+            code="examine_timeout",
+            next_step="Raise OPENMAAS_EXAMINE_TIMEOUT, or push a smaller model.",
+        ) from None
+    finally:
+        if child.returncode is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    return child.returncode
+
+
+def _death(code: int, request: Request, line: str) -> Refused:
+    said = f" It said: {line}" if line else ""
+    if code == -signal.SIGXCPU:
+        return Refused(f"Examining the model took more than {request.seconds} s of processor time.", code="examine_timeout",
+                       next_step="Raise OPENMAAS_EXAMINE_TIMEOUT, or push a smaller model.")  # fmt: skip
+    if code == -signal.SIGXFSZ:
+        return Refused(f"Converting the model wrote a file of more than {request.memory} bytes.", code="examine_memory")
+    if "bad_alloc" in line or "MemoryError" in line or code == -signal.SIGKILL:
+        return Refused(f"Examining the model takes more than {request.memory} bytes of memory.{said}", code="examine_memory",
+                       next_step="Raise OPENMAAS_EXAMINE_MEMORY.")  # fmt: skip
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return Refused(
+        f"The library that reads this model crashed ({name}); nothing else was harmed.{said}", code="examine_crashed"
+    )
+
+
+def _last_line(stderr: IO[bytes]) -> str:
+    size = stderr.seek(0, os.SEEK_END)
+    stderr.seek(max(0, size - 4096))
+    lines = [line.strip() for line in stderr.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return without_paths(lines[-1])[:300] if lines else ""
