@@ -16,7 +16,8 @@ import os
 import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -34,6 +35,7 @@ DRAIN: Final = 9
 
 _HEAD = struct.Struct("<IBIQ")
 _AFTER_LENGTH = _HEAD.size - 4
+_ENDS = (ANSWER, PONG)
 _COPY_BELOW = 64 * 1024  # joining smaller payloads to their frame costs less than another system call
 MAX_FRAME: Final = 256 * 1024 * 1024
 _encode = msgspec.msgpack.Encoder().encode
@@ -57,9 +59,8 @@ class _Peer(asyncio.Protocol):
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=8 * 1024 * 1024)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport.set_write_buffer_limits(high=8 * 1024 * 1024)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -218,7 +219,7 @@ class Link(_Peer):
         if future is not None:
             if future.done():
                 pass  # its caller left between two frames
-            elif kind == ANSWER or kind == PONG:
+            elif kind in _ENDS:
                 future.set_result((header, payload))
             elif kind == ERROR:
                 future.set_exception(OpenMaaSError.from_wire(_decode_error(header)))
@@ -391,7 +392,7 @@ class LinkServer:
                     next_step="Set OPENMAAS_RUNTIME_DIR to a shorter folder.",
                 )
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(rest)
+                Path(rest).unlink()
             before = os.umask(0o177)
             try:
                 self._server = await loop.create_unix_server(lambda: _Connection(self), rest, backlog=256)
@@ -423,7 +424,7 @@ class LinkServer:
             connection.close()
         if self._path is not None:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
+                Path(self._path).unlink()
 
     def _changed(self) -> None:
         if self.draining and not self.connections:

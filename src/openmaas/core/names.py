@@ -30,7 +30,7 @@ def check_name(text: str, noun: str = "model") -> str:
     """The name itself, or InvalidInput that says what a name may hold."""
     if not _NAME.fullmatch(text):
         raise InvalidInput(
-            f"{text[:80]!r} is not a {noun} name: 1 to 63 letters, digits, '.', '_' or '-', the first and last a letter or digit.",
+            f"{text[:80]!r} is not a {noun} name: 1 to 63 letters, digits, '.', '_' or '-', first and last a letter or digit.",
             code="invalid_name",
         )
     return text

@@ -19,7 +19,7 @@ Tensors: TypeAlias = dict[str, Tensor]
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine is given: the folder with the version's files (read-only, digests checked) and how many threads it may use."""
+    """What an engine is given: the folder with the version's files (read-only, digests checked) and its share of threads."""
 
     folder: Path
     manifest: Manifest
@@ -36,7 +36,7 @@ class Engine(ABC):
     def load(self, spec: EngineSpec) -> None:
         """Make ready to run. Raises EngineFailed with what the library said and what would help."""
 
-    def warm(self) -> None:
+    def warm(self) -> None:  # noqa: B027 - an engine need not
         """Run once on made-up input, so that the first caller does not pay for it. Nothing by default."""
 
     def run(self, inputs: Tensors) -> Tensors:
@@ -51,5 +51,5 @@ class Engine(ABC):
     def describe(self) -> dict[str, str]:
         """What the engine says of itself: library, version, device, threads."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - an engine need not
         """Give back what is not memory. Unloading is the end of the process."""

@@ -35,6 +35,7 @@ class Endpoint:
         self._hang_timeout = hang_timeout
         self._stall_timeout = stall_timeout
         self._retired = False
+        self._ended = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"endpoint {replica.id}")
 
     def retire(self) -> None:
@@ -72,6 +73,7 @@ class Endpoint:
 
     async def _watch(self, link: Link) -> None:
         """Ping until the connection ends. A connection that does not answer in time is broken, and its calls with it."""
+        self._ended.clear()
         while not link.closed:
             try:
                 header, _ = await asyncio.wait_for(link.ping(), self._hang_timeout)
@@ -84,16 +86,11 @@ class Endpoint:
                 self._on_ready(self)
             elif not fit:
                 self.link = None
-            await _closed_or(link, PING_EVERY)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), PING_EVERY)
 
     def _changed(self, link: Link) -> None:
+        if link.closed:
+            self._ended.set()
         if link is self.link and (link.closed or link.draining):
             self.link = None
-
-
-async def _closed_or(link: Link, seconds: float) -> None:
-    """Sleep, but wake soon after the connection has closed."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
-    while not link.closed and loop.time() < until:
-        await asyncio.sleep(min(0.02 if link.draining else 0.1, seconds))

@@ -9,7 +9,7 @@ from typing import Any, Final
 from openmaas.core.errors import Cancelled, DeadlineExceeded, RequestTimeout, TooLarge
 
 LOOK_AFTER: Final = 0.05
-"""Seconds after which the door begins to look whether the caller is still there. Most answers come sooner and never pay for it."""
+"""Seconds after which the door begins to look whether the caller is still there. Most answers come sooner."""
 
 
 class Exchange:

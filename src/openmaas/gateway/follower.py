@@ -1,4 +1,4 @@
-"""Follows control: takes each snapshot as it comes, keeps the newest on disk, and goes on with that one while control is away."""
+"""Follows control: takes each snapshot as it comes, keeps the newest on disk, and goes on with it while control is away."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ class Gate:
         self._max_bytes = max_in_flight_bytes
         self.in_flight = 0
         self.in_flight_bytes = 0
+        self._emptied: asyncio.Event | None = None
 
     def update(self, keys: Iterable[Key]) -> None:
         self._keys = {key.digest: key for key in keys}
@@ -57,7 +59,7 @@ class Gate:
         raise Forbidden(f"The key belongs to project {key.project!r}.", code="wrong_project")
 
     def enter(self, size: int) -> None:
-        """Take a place for a request whose body has `size` bytes. Raises TooLarge or Unavailable; `leave` gives the place back."""
+        """Take a place for a request with a body of `size` bytes. Raises TooLarge or Unavailable; `leave` gives it back."""
         if size > self._max_body:
             raise TooLarge(
                 f"The body has {size} bytes, the limit is {self._max_body}.",
@@ -77,6 +79,14 @@ class Gate:
     def leave(self, size: int) -> None:
         self.in_flight -= 1
         self.in_flight_bytes -= size
+        if self._emptied is not None and not self.in_flight:
+            self._emptied.set()
+
+    async def empty(self) -> None:
+        """Wait until nothing is in flight."""
+        if self.in_flight:
+            self._emptied = asyncio.Event()
+            await self._emptied.wait()
 
 
 def _why_unknown(text: str) -> str:

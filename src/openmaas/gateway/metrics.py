@@ -38,7 +38,7 @@ class Metrics:
             latency.total += seconds
 
     def expose(self, in_flight: int, replicas: Iterable[dict[str, Any]]) -> bytes:
-        """The text that Prometheus reads. `replicas`: each replica's statistics as contracts' operation "statistics" gives them."""
+        """The text that Prometheus reads. `replicas`: the statistics of each, as the operation "statistics" gives them."""
         from prometheus_client import CollectorRegistry, generate_latest
 
         registry = CollectorRegistry()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import msgspec
 
@@ -34,27 +35,30 @@ class Pages:
 
     async def answer(self, route: Route) -> Page:
         """Status, content type and body of a route."""
+        if route.deployment:
+            return await self._of_deployment(route)
+        if route.name == "ready":
+            ready = self.informed and not self.draining
+            return _json({"ready": ready}, 200 if ready else 503)
+        if route.name == "metrics":
+            text = self._metrics.expose(self._gate.in_flight, await self._statistics(self._router.targets))
+            return 200, "text/plain; version=0.0.4; charset=utf-8", text
+        return _json(await self._of_server(route))
+
+    async def _of_server(self, route: Route) -> Any:
         match route.name:
             case "live":
-                return _json({"live": True})
-            case "ready":
-                ready = self.informed and not self.draining
-                return _json({"ready": ready}, 200 if ready else 503)
+                return {"live": True}
             case "version":
-                return _json({"name": "openmaas", "version": openmaas.__version__})
+                return {"name": "openmaas", "version": openmaas.__version__}
             case "server_metadata":
-                return _json({"name": "openmaas", "version": openmaas.__version__, "extensions": _EXTENSIONS})
-            case "metrics":
-                text = self._metrics.expose(self._gate.in_flight, await self._statistics(list(self._router.targets)))
-                return 200, "text/plain; version=0.0.4; charset=utf-8", text
+                return {"name": "openmaas", "version": openmaas.__version__, "extensions": _EXTENSIONS}
             case "statistics_all":
-                return _json({"model_stats": await self._statistics(list(self._router.targets))})
+                return {"model_stats": await self._statistics(self._router.targets)}
             case "repository_index":
-                return _json([entry for target in self._router.targets for entry in _index(target)])
-            case "v1_list":
-                return _json({"models": sorted(target.deployment.name for target in self._router.targets)})
+                return [entry for target in self._router.targets for entry in _index(target)]
             case _:
-                return await self._of_deployment(route)
+                return {"models": sorted(target.deployment.name for target in self._router.targets)}
 
     async def _of_deployment(self, route: Route) -> Page:
         target, version = self._router.resolve(route.deployment, route.version)
@@ -65,44 +69,46 @@ class Pages:
                 return _json({"name": name, "ready": ready}, 200 if ready else 503)
             case "model_statistics":
                 return _json({"model_stats": await self._statistics([target], version)})
-            case "repository_load":
-                if _ready(target, version):
-                    return _json({})
-                raise Conflict(f"Deployment {name!r} is not ready.", next_step=f"openmaas deploy {name}")
-            case "repository_unload":
+            case "repository_load" if _ready(target, version):
+                return _json({})
+            case "repository_load" | "repository_unload":
+                verb = "deploy" if route.name == "repository_load" else "undeploy"
                 raise Conflict(
-                    "Deployments are ended at control, not at the gateway.",
-                    code="not_here",
-                    next_step=f"openmaas undeploy {name}",
+                    "What runs is decided at control, not here.", code="not_here", next_step=f"openmaas {verb} {name}"
                 )
-        operation = "metadata" if route.name == "model_metadata" else "config"
-        call = Call(operation, "", _ASK_FOR, deployment=name)  # type: ignore[arg-type]
-        deadline = asyncio.get_running_loop().time() + _ASK_FOR
-        _, body = await self._router.call(target, version, encode(call), b"", deadline)
-        if operation == "metadata":
-            described = msgspec.json.decode(body) | {"versions": [str(number) for number in target.versions]}
-            body = msgspec.json.encode(described)
-        return 200, _JSON, body
+            case "model_metadata":
+                described = await self._ask(target, version, "metadata")
+                return _json(described | {"versions": [str(number) for number in target.versions]})
+            case _:
+                return _json(await self._ask(target, version, "config"))
 
-    async def _statistics(self, targets: list[Target], version: int | None = None) -> list[dict[str, Any]]:
+    async def _ask(self, target: Target, version: int | None, operation: Literal["metadata", "config"]) -> dict[str, Any]:
+        """What one replica says of its model."""
+        call = encode(Call(operation, "", _ASK_FOR, deployment=target.deployment.name))
+        deadline = asyncio.get_running_loop().time() + _ASK_FOR
+        _, body = await self._router.call(target, version, call, b"", deadline)
+        described: dict[str, Any] = msgspec.json.decode(body)
+        return described
+
+    async def _statistics(self, targets: Iterable[Target], version: int | None = None) -> list[dict[str, Any]]:
         """The counts of all replicas in the rotation, each its own entry with the replica's id."""
-        asked = [
-            (
-                endpoint.replica.id,
-                endpoint.link.call(encode(Call("statistics", "", _ASK_FOR, deployment=target.deployment.name))),
-            )
+        asked = {
+            endpoint.replica.id: endpoint.link.call(_statistics_call(target.deployment.name))
             for target in targets
             for number, endpoints in target.endpoints.items()
-            if version in (None, number)
             for endpoint in endpoints
-            if endpoint.link is not None
-        ]
-        answers = await asyncio.gather(*(_within(future) for _, future in asked))
+            if endpoint.link is not None and version in (None, number)
+        }
+        answers = await asyncio.gather(*(_within(future) for future in asked.values()))
         return [
             msgspec.json.decode(body) | {"replica": replica}
-            for (replica, _), body in zip(asked, answers, strict=True)
+            for replica, body in zip(asked, answers, strict=True)
             if body is not None
         ]
+
+
+def _statistics_call(deployment: str) -> bytes:
+    return encode(Call("statistics", "", _ASK_FOR, deployment=deployment))
 
 
 async def _within(future: asyncio.Future[tuple[bytes, bytes]]) -> bytes | None:

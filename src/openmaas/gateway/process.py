@@ -80,9 +80,7 @@ def _server(settings: Settings, door: Door) -> Server:
 
 
 async def _drain(gate: Gate, timeout: float) -> None:
-    loop = asyncio.get_running_loop()
-    until = loop.time() + timeout
-    while gate.in_flight and loop.time() < until:
-        await asyncio.sleep(0.02)
-    if gate.in_flight:
+    try:
+        await asyncio.wait_for(gate.empty(), timeout)
+    except TimeoutError:
         get_logger("gateway").warning("drain_incomplete", in_flight=gate.in_flight)

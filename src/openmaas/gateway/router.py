@@ -1,4 +1,4 @@
-"""From a deployment's name to a replica: version by alias, number or split, then the less loaded of two; one retry elsewhere."""
+"""From a deployment's name to a replica: version by alias, number or split, the less loaded of two, one retry elsewhere."""
 
 from __future__ import annotations
 

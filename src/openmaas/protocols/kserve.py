@@ -16,8 +16,8 @@ _NEXT = 'Send {"instances": [row, …]}, or {"inputs": …} with columns.'
 
 
 class _Body(msgspec.Struct):
-    instances: msgspec.Raw | None = None
-    inputs: msgspec.Raw | None = None
+    instances: msgspec.Raw = msgspec.Raw()
+    inputs: msgspec.Raw = msgspec.Raw()
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
@@ -29,7 +29,7 @@ def decode_predict(body: bytes, signature: Signature) -> dict[str, Tensor]:
     """The instances as arrays that fit the signature. Raises InvalidInput with the field, what was expected and what came."""
     try:
         request = _decode_body(body)
-        if (request.instances is None) == (request.inputs is None):
+        if bool(request.instances) == bool(request.inputs):
             raise InvalidInput('The body needs either "instances" or "inputs".', code="invalid_json", next_step=_NEXT)
         inputs = _from_rows(request.instances, signature) if request.instances else _from_columns(request.inputs, signature)
     except msgspec.DecodeError as error:
@@ -69,8 +69,8 @@ def _refuse_unknown(rows: list[dict[str, msgspec.Raw]], signature: Signature) ->
             )
 
 
-def _from_columns(raw: msgspec.Raw | None, signature: Signature) -> dict[str, Tensor]:
-    text = bytes(raw or b"")
+def _from_columns(raw: msgspec.Raw, signature: Signature) -> dict[str, Tensor]:
+    text = bytes(raw)
     if text.lstrip()[:1] != b"{":
         return {_only(signature).name: from_json(_only(signature).name, _only(signature).datatype, msgspec.Raw(text))}
     types = {spec.name: spec.datatype for spec in signature.inputs}

@@ -34,12 +34,15 @@ _REFUSED = {
 }
 
 
+_ABSENT = msgspec.Raw()
+
+
 class _Tensor(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     shape: list[int]
     datatype: str
     parameters: dict[str, Any] | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _ABSENT
 
 
 class _Requested(msgspec.Struct, forbid_unknown_fields=True):
@@ -127,10 +130,10 @@ def _decode_tensor(tensor: _Tensor, blobs: memoryview) -> tuple[Tensor, int]:
     _refuse(parameters)
     size = parameters.get("binary_data_size")
     if size is None:
-        if tensor.data is None:
+        if not tensor.data:
             raise InvalidInput(f"Input {tensor.name[:80]!r} has neither data nor binary_data_size.", code="invalid_data")
         return with_shape(tensor.name, from_json(tensor.name, tensor.datatype, tensor.data), tensor.shape), 0
-    if tensor.data is not None:
+    if tensor.data:
         raise InvalidInput(f"Input {tensor.name[:80]!r} has both data and binary_data_size.", code="invalid_data")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(blobs):
         raise InvalidInput(

@@ -1,6 +1,6 @@
 """Tensors on the wire: JSON data and binary blobs ↔ numpy arrays, checked against a signature.
 
-A shape is only ever believed when the data that came has exactly that many elements, so nothing is allocated on a caller's word.
+A shape is believed only when the data that came has exactly that many elements: nothing is allocated on a caller's word.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _depth(raw: memoryview | bytes) -> int:
 
 
 def from_json(name: str, datatype: str, raw: msgspec.Raw) -> Tensor:
-    """The array of a JSON list, flat or nested, in the shape that the nesting gives. Strict: no true for 1, no 1.5 for an integer."""
+    """The array of a JSON list, in the shape of its nesting. Strict: no true for 1, no 1.5 for an integer."""
     if datatype == "BF16":
         raise InvalidInput(f"Input {name!r} is BF16, which JSON cannot carry.", next_step="Send it as binary data.")
     dtype = numpy_dtype(datatype)
@@ -109,7 +109,7 @@ def from_json(name: str, datatype: str, raw: msgspec.Raw) -> Tensor:
 
 
 def _array(values: list[Any], dtype: np.dtype[Any], depth: int) -> Tensor:
-    if dtype == object:
+    if dtype.kind == "O":
         return _object_array(values, depth)
     array = np.array(values, dtype=dtype)
     if array.ndim != depth:
@@ -135,7 +135,7 @@ def _reason(error: Exception) -> str:
 
 
 def to_list(name: str, array: Tensor) -> list[Any]:
-    """An output's elements as JSON can carry them, flat and row-major. Raises EngineFailed for NaN and Infinity, which it cannot."""
+    """An output's elements as JSON can carry them, flat and row-major. Raises EngineFailed for NaN and Infinity."""
     return json_ready(name, array).ravel().tolist()
 
 

@@ -66,8 +66,8 @@ class _Outcome:
 class Batcher:
     """The queue before one engine. All methods belong to the event loop's thread.
 
-    run: the engine's own call; blocks, and is never called twice at a time. max_batch: rows a call. max_queue: requests waiting.
-    max_wait: seconds that a request may wait for batch-mates while the engine is free.
+    run: the engine's own call; blocks, and is never called twice at a time. max_batch: rows a call. max_queue: requests
+    waiting. max_wait: seconds that a request may wait for batch-mates while the engine is free.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Batcher:
     # taking from the queue
 
     def _schedule(self, delay: float = 0.0) -> None:
-        """Dispatch one turn later (by then all that came in the same read of the socket is in the queue), or after `delay` s."""
+        """Dispatch one turn later (by then all that came in the same read of the socket is queued), or after `delay` s."""
         if self._scheduled is not None:
             self._scheduled.cancel()
         self._patient = delay > 0
