@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from openmaas.core.datatypes import numpy_dtype
 from openmaas.core.errors import InvalidInput
 from openmaas.core.manifest import Manifest
 from openmaas.core.types import Signature, TensorSpec
@@ -17,7 +18,6 @@ from openmaas.protocols.tensors import (
     datatype_of,
     from_binary,
     from_json,
-    numpy_dtype,
     to_binary,
     to_list,
     with_shape,

@@ -8,54 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from openmaas.core.datatypes import numpy_dtype
 from openmaas.core.errors import EngineFailed, InvalidInput
-from openmaas.core.types import Signature, TensorSpec
+from openmaas.core.types import DataType, Signature, TensorSpec
 
 Tensor: TypeAlias = NDArray[np.generic]
-_NUMPY: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    "BYTES": np.dtype(object),
-}
-_NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in _NUMPY.items()}
+_NAMES: dict[np.dtype[Any], str] = {numpy_dtype(name): name for name in get_args(DataType) if name != "BF16"}
 _MAX_RANK = 32
 _JSON_KIND: dict[str, type] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float, "FP64": float}
-
-
-def numpy_dtype(datatype: str) -> np.dtype[Any]:
-    """numpy's type for a protocol datatype; BYTES is `object`. Raises InvalidInput for an unknown name."""
-    if datatype == "BF16":
-        return _bfloat16()
-    try:
-        return _NUMPY[datatype]
-    except KeyError:
-        raise InvalidInput(
-            f"Datatype {datatype[:40]!r} is not one of {', '.join(_NUMPY)}, BF16.", code="unknown_datatype"
-        ) from None
-
-
-@cache
-def _bfloat16() -> np.dtype[Any]:
-    import ml_dtypes
-
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
 
 
 def datatype_of(array: Tensor) -> str:
