@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -92,13 +92,10 @@ class Database:
 
     def _revision(self) -> str | None:
         with _foreign_errors(), self.engine.connect() as connection:
-            try:
-                revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-                return revision
-            except DBAPIError as error:
-                if "alembic_version" in str(error.orig):  # a new database: there is no such table
-                    return None
-                raise
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+            return revision
 
     def close(self) -> None:
         self.engine.dispose()

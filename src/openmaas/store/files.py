@@ -1,0 +1,91 @@
+"""Files that last: digests, copies that are verified while they are written, and a full disk as our own error."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from openmaas.core.errors import Refused, StorageFull
+
+CHUNK = 1024 * 1024
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def verified(chunks: Iterable[bytes], sha256: str, what: str) -> Iterator[bytes]:
+    """The same chunks. Raises Refused after the last one when they do not have this digest."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+    if digest.hexdigest() != sha256:
+        raise digest_mismatch(what, sha256, digest.hexdigest())
+
+
+def digest_mismatch(what: str, expected: str, found: str) -> Refused:
+    return Refused(
+        f"{what} has the SHA-256 digest {found}, not {expected}.",
+        code="digest_mismatch",
+        next_step="Push the model again: damaged files are replaced.",
+    )
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """A full disk or quota as StorageFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StorageFull(
+            "The disk of the data folder is full.",
+            next_step="Free some space (openmaas gc --apply frees what no version needs) and run the same command again.",
+        ) from None
+
+
+def write_new(path: Path, chunks: Iterable[bytes], mode: int) -> int:
+    """Write a new file through to the disk; its size. Nothing is left of it when that fails."""
+    with full_disk():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        try:
+            size = sum(write_all(descriptor, chunk) for chunk in chunks)
+            os.fsync(descriptor)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+    return size
+
+
+def write_all(descriptor: int, data: bytes) -> int:
+    """Write all of it, however the system divides it."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    return len(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed or removed in a folder last."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
