@@ -8,7 +8,7 @@ Health              replica → everyone      the answer to a ping: progress, no
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -196,6 +196,5 @@ class ControlCall(msgspec.Struct, frozen=True):
     peer: str = ""
 
 
-def encode(value: Any) -> bytes:
-    """msgpack, the only form on the link."""
-    return msgspec.msgpack.encode(value)
+encode = msgspec.msgpack.Encoder().encode
+"""msgpack, the only form on the link."""

@@ -4,7 +4,7 @@ library does the exposition when somebody asks."""
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -81,7 +81,7 @@ def _cumulative(counts: list[int]) -> Iterator[tuple[str, float]]:
 
 
 # Triton's shapes: dashboards made for nv_inference_* need only the prefix changed.
-_REPLICA_COUNTERS: Final = (
+_REPLICA_COUNTERS: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], int]], ...]] = (
     ("openmaas_inference_request_success", "Requests answered.", lambda s: s["inference_stats"]["success"]["count"]),
     ("openmaas_inference_count", "Rows inferred.", lambda s: s["inference_count"]),
     ("openmaas_inference_exec_count", "Calls of the engine, a batch each.", lambda s: s["execution_count"]),

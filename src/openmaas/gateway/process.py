@@ -13,6 +13,7 @@ from granian.server.embed import Server
 
 from openmaas.core.contracts import Snapshot
 from openmaas.core.log import get_logger
+from openmaas.core.memory import settle
 from openmaas.core.settings import Settings
 from openmaas.gateway.follower import Follower
 from openmaas.gateway.gate import Gate
@@ -43,6 +44,7 @@ async def serve(settings: Settings, index: int = 0) -> None:
     server = _server(settings, Door(settings, gate, router, metrics, pages))
     serving = asyncio.create_task(server.serve())
     await asyncio.sleep(0)
+    settle()
     stop = _stop_on_signals()
     await asyncio.wait({asyncio.create_task(stop.wait()), serving}, return_when=asyncio.FIRST_COMPLETED)
     pages.draining = True

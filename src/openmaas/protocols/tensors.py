@@ -21,6 +21,7 @@ from openmaas.core.types import DataType, Signature, TensorSpec
 Tensor: TypeAlias = NDArray[np.generic]
 _NAMES: dict[np.dtype[Any], str] = {numpy_dtype(name): name for name in get_args(DataType) if name != "BF16"}
 _MAX_RANK = 32
+_all = np.logical_and.reduce  # what ndarray.all does, without its detour through Python
 _JSON_KIND: dict[str, type] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float, "FP64": float}
 
 
@@ -80,7 +81,7 @@ def _array(values: list[Any], dtype: np.dtype[Any], depth: int) -> Tensor:
     array = np.array(values, dtype=dtype)
     if array.ndim != depth:
         raise ValueError("the rows differ in length")
-    if dtype.kind == "f" and not np.isfinite(array).all():
+    if dtype.kind == "f" and not _all(np.isfinite(array), axis=None):
         raise ValueError(f"a number is too large for {_NAMES[dtype]}")
     return array
 
@@ -108,7 +109,7 @@ def to_list(name: str, array: Tensor) -> list[Any]:
 def json_ready(name: str, array: Tensor) -> Tensor:
     """An array whose `tolist` is plain JSON: bytes become text, NaN and Infinity are an error instead of a silent null."""
     kind = array.dtype.kind
-    if kind == "f" and not np.isfinite(array).all():
+    if kind == "f" and not _all(np.isfinite(array), axis=None):
         raise EngineFailed(
             f"Output {name!r} holds NaN or Infinity, which JSON cannot carry.",
             code="not_finite",

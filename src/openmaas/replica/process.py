@@ -14,6 +14,7 @@ from openmaas.core.contracts import ReplicaSpec
 from openmaas.core.errors import EngineFailed, OpenMaaSError
 from openmaas.core.link import LinkServer
 from openmaas.core.log import get_logger
+from openmaas.core.memory import settle
 from openmaas.core.settings import Settings
 
 DO_NOT_RETRY = 3
@@ -39,6 +40,7 @@ async def serve(spec: ReplicaSpec, address: str, settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settle()
     await link.listen(address)
     await stop.wait()
     log.info("draining", replica=spec.id)
