@@ -1,0 +1,85 @@
+"""Garbage and approvals."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openmaas.cli.i18n import _, plural
+from openmaas.cli.options import Json, Yes, confirm, connect
+from openmaas.core.errors import InvalidInput
+
+
+def gc(
+    yes: Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_("Only say what would be freed."))] = False,
+    as_json: Json = False,
+) -> None:
+    """Free files that no version uses any more. Says what first, and asks."""
+    from openmaas.cli.console import done, nothing, out, print_json
+    from openmaas.cli.units import size
+
+    client = connect()
+    report = client.gc()
+    if as_json:
+        print_json(client.gc(apply=True) if yes and not dry_run else report)
+        return
+    if not report.blobs and not report.uploads:
+        nothing(_("There is nothing to free."))
+        return
+    files = plural("{n} file", "{n} files", report.blobs).format(n=report.blobs)
+    uploads = plural("{n} unfinished upload", "{n} unfinished uploads", report.uploads).format(n=report.uploads)
+    what = f"{files} ({size(report.bytes)}), {uploads}"
+    out().print(_("Would free {what}.").format(what=what), soft_wrap=True)
+    if dry_run or not confirm(_("Free them?"), yes):
+        return
+    freed = client.gc(apply=True)
+    done(_("Freed {size} in {n} files.").format(size=size(freed.bytes), n=freed.blobs))
+
+
+def approve(
+    what: Annotated[str | None, typer.Argument(metavar="FILE|SHA256", help=_("A file that you trust, or its digest."))] = None,
+    reason: Annotated[str, typer.Option("--reason", help=_("Why it may be loaded; kept with the approval."))] = "",
+    as_json: Json = False,
+) -> None:
+    """Allow a pickle or joblib file, by its digest, to be loaded: loading it runs code. Without a file, list approvals."""
+    from openmaas.cli.console import done, print_json
+
+    client = connect()
+    if what is None:
+        _list(as_json)
+        return
+    approval = client.approve(_digest(what), reason=reason)
+    if as_json:
+        print_json(approval)
+    else:
+        done(_("{digest} is approved. Push the file again.").format(digest=approval.sha256))
+
+
+def _digest(what: str) -> str:
+    path = Path(what)
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if len(what) == 64 and all(character in "0123456789abcdef" for character in what):
+        return what
+    raise InvalidInput(_("{what!r} is neither a file nor a SHA-256 digest.").format(what=what), code="no_such_file")
+
+
+def _list(as_json: bool) -> None:
+    from openmaas.cli.console import name, nothing, out, print_json, table
+    from openmaas.cli.units import ago
+
+    approvals = connect().approvals()
+    if as_json:
+        print_json(approvals)
+    elif not approvals:
+        nothing(_("Nothing is approved."))
+    else:
+        made = table(_("DIGEST"), _("REASON"), _("BY"), _("WHEN"))
+        for approval in approvals:
+            made.add_row(name(approval.sha256), approval.reason, approval.actor, ago(approval.at))
+        out().print(made)

@@ -1,0 +1,143 @@
+"""Deployments: start, go back, stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openmaas.cli.i18n import _, plural
+from openmaas.cli.options import DeploymentArgument, Json, ReferenceArgument, connect
+from openmaas.cli.units import parse_size
+
+if TYPE_CHECKING:
+    from openmaas.client import Client
+    from openmaas.core.resources import DeploymentInfo
+
+Wait = Annotated[float, typer.Option("--wait", min=0, help=_("Seconds to wait until it is ready; 0 returns at once."))]
+
+
+def deploy(
+    reference: ReferenceArgument,
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help=_("Public name; the model's without."))] = None,
+    replicas: Annotated[int, typer.Option("--replicas", "-r", min=1, help=_("Processes that serve it."))] = 1,
+    memory: Annotated[
+        int | None, typer.Option("--memory", metavar="SIZE", parser=parse_size, help=_("Limit for each replica, such as 2GiB."))
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=0, help=_("Threads of each engine; 0 shares the cores."))] = 0,
+    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help=_("Rows that run together at most."))] = 32,
+    max_queue: Annotated[int, typer.Option("--max-queue", min=1, help=_("Requests that may wait in each replica."))] = 1024,
+    max_wait: Annotated[float, typer.Option("--max-wait", min=0, help=_("Seconds to wait for batch-mates."))] = 0.0,
+    timeout: Annotated[float, typer.Option("--timeout", help=_("Seconds that a request may take."))] = 60.0,
+    wait: Wait = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Serve a version under a public name; another version of the same name takes over without a lost request."""
+    client = connect()
+    with _spinner(client, quiet=as_json or not wait) as watch:
+        info = client.deploy(
+            reference,
+            name=name,
+            replicas=replicas,
+            memory=memory,
+            threads=threads,
+            max_batch=max_batch,
+            max_queue=max_queue,
+            max_wait=max_wait,
+            request_timeout=timeout,
+            wait=wait > 0,
+            timeout=wait,
+            watch=watch,
+        )
+    _report(client, info, as_json, snippets=True)
+
+
+def rollback(
+    target: Annotated[str, typer.Argument(help=_("A deployment (digits), or a model's alias (digits@champion)."))],
+    wait: Wait = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Go back to what was before: a deployment to its last version, or an alias. It is one more move in the history."""
+    from openmaas.core.names import parse_reference
+
+    client = connect()
+    if "@" in target:
+        reference = parse_reference(target)
+        _report_alias(client.rollback_alias(reference.model, reference.alias or ""), as_json)
+        return
+    with _spinner(client, quiet=as_json or not wait) as watch:
+        info = client.rollback(target, wait=wait > 0, timeout=wait, watch=watch)
+    _report(client, info, as_json, snippets=False)
+
+
+def undeploy(deployment: DeploymentArgument, as_json: Json = False) -> None:
+    """Stop a deployment; requests in flight end first."""
+    from openmaas.cli.console import done, print_json
+
+    info = connect().undeploy(deployment)
+    if as_json:
+        print_json(info)
+    else:
+        done(_("{name} stops.").format(name=info.name))
+
+
+def _report_alias(move: Any, as_json: bool) -> None:
+    from openmaas.cli.console import done, print_json
+
+    if as_json:
+        print_json(move)
+    elif move.number is None:
+        done(_("{model}@{alias} is removed, as it was before.").format(model=move.model, alias=move.alias))
+    else:
+        done(f"{move.model}@{move.alias} → {move.model}:{move.number}")
+
+
+def _report(client: Client, info: DeploymentInfo, as_json: bool, snippets: bool) -> None:
+    from openmaas.cli.console import done, hint, print_json
+
+    if as_json:
+        print_json(info)
+        return
+    version = f"{info.model}:{info.version}"
+    if info.state != "ready":
+        done(_("{name} → {version}: {state}.").format(name=info.name, version=version, state=info.state))
+        hint("openmaas ps")
+        return
+    count = plural("{n} replica", "{n} replicas", info.replicas).format(n=info.replicas)
+    done(_("{name} serves {version} with {count}.").format(name=info.name, version=version, count=count))
+    if snippets:
+        from openmaas.cli.snippets import print_snippets
+
+        print_snippets(client, info.name, version)
+
+
+@contextmanager
+def _spinner(client: Client, quiet: bool) -> Iterator[Any]:
+    """A line that follows a deployment, on standard error, at a terminal only."""
+    from openmaas.cli.console import err
+
+    console = err()
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    start = time.monotonic()
+    with console.status(_("Deploying")) as line:
+
+        def watch(info: DeploymentInfo) -> None:
+            states = _states(client, info) or info.state
+            elapsed = time.monotonic() - start
+            line.update(f"{info.name} → {info.model}:{info.version}  {states}  {elapsed:.0f} s")
+
+        yield watch
+
+
+def _states(client: Client, info: DeploymentInfo) -> str:
+    """How many replicas of the new version are in which state."""
+    counts: dict[str, int] = {}
+    for replica in client.replicas():
+        if replica.deployment == info.name and replica.version == info.version:
+            counts[replica.state] = counts.get(replica.state, 0) + 1
+    return ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))

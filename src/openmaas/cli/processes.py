@@ -1,0 +1,90 @@
+"""Deployments and the replicas behind them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openmaas.cli.i18n import _
+from openmaas.cli.options import Json, connect
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from openmaas.core.resources import DeploymentInfo, ReplicaInfo
+
+
+def ps(
+    deployment: Annotated[str | None, typer.Argument(help=_("Only this deployment."))] = None,
+    as_json: Json = False,
+) -> None:
+    """Show deployments and their replicas. With --json the replicas."""
+    from openmaas.cli.console import nothing, print_json
+
+    client = connect()
+    replicas = [replica for replica in client.replicas() if deployment in (None, replica.deployment)]
+    if as_json:
+        print_json(replicas)
+        return
+    deployments = [client.deployment(deployment)] if deployment else list(client.deployments())
+    if not deployments:
+        nothing(_("Nothing is deployed. Deploy a model: openmaas deploy NAME"))
+        return
+    _print(deployments, replicas)
+
+
+def _print(deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> None:
+    from openmaas.cli.console import name, out, state, table
+
+    made = table(
+        _("DEPLOYMENT"), _("VERSION"), _("STATE"), _("PID"), _("RESTARTS"), _("MEMORY"), _("SINCE"),
+        right=(_("PID"), _("RESTARTS"), _("MEMORY")),
+    )  # fmt: skip
+    for deployment in deployments:
+        version = f"{deployment.model}:{deployment.version}"
+        made.add_row(name(deployment.name), version, state(deployment.state), "", "", "", _ready(deployment))
+        own = [replica for replica in replicas if replica.deployment == deployment.name]
+        for index, replica in enumerate(own):
+            made.add_row(*_row(replica, deployment, last=index == len(own) - 1))
+    console = out()
+    console.print(made)
+    for line in _causes(deployments):
+        console.print(line, soft_wrap=True)
+
+
+def _ready(deployment: DeploymentInfo) -> str:
+    serving = deployment.serving not in (None, deployment.version)
+    return f"{deployment.ready}/{deployment.replicas}" + (_(", {n} serves").format(n=deployment.serving) if serving else "")
+
+
+def _row(replica: ReplicaInfo, deployment: DeploymentInfo, last: bool) -> list[Any]:
+    from rich.text import Text
+
+    from openmaas.cli.console import state
+    from openmaas.cli.units import size, span
+
+    return [
+        Text(f"{'└' if last else '├'} {replica.id}", style="faint"),
+        f"{deployment.model}:{replica.version}",
+        state(replica.state),
+        "–" if replica.pid is None else str(replica.pid),
+        str(replica.restarts),
+        size(replica.memory) if replica.memory else "–",
+        span(max(0.0, time.time() - replica.since)) if replica.since else "–",
+    ]
+
+
+def _causes(deployments: list[DeploymentInfo]) -> list[Text]:
+    """Why a deployment does not run, and what to do."""
+    from rich.text import Text
+
+    lines = []
+    for deployment in deployments:
+        if cause := deployment.cause:
+            lines.append(Text(f"\n{deployment.name}: {cause.message}", style="bad"))
+            lines += [Text(f"  │ {line}", style="faint") for line in cause.stderr[-5:]]
+            if cause.next_step:
+                lines.append(Text(_("next") + f"  {cause.next_step}", style="faint"))
+    return lines

@@ -1,0 +1,125 @@
+"""The server itself: start, stop, ask how it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openmaas.cli.i18n import _
+from openmaas.cli.options import Json, connect
+
+if TYPE_CHECKING:
+    from openmaas.core.resources import Finding, ServerStatus
+
+
+def up(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help=_("Return when everything is ready."))] = False,
+    home: Annotated[str | None, typer.Option("--home", help=_("Data folder (OPENMAAS_HOME)."))] = None,
+    host: Annotated[str | None, typer.Option("--host", help=_("Address to bind to (OPENMAAS_HOST)."))] = None,
+    http_port: Annotated[int | None, typer.Option("--http-port", help=_("Port for predictions (OPENMAAS_HTTP_PORT)."))] = None,
+    control_port: Annotated[
+        int | None, typer.Option("--control-port", help=_("Port for everything else (OPENMAAS_CONTROL_PORT)."))
+    ] = None,
+    gateways: Annotated[int | None, typer.Option("--gateways", help=_("Gateway processes (OPENMAAS_GATEWAYS)."))] = None,
+    tls_cert: Annotated[str | None, typer.Option("--tls-cert", help=_("PEM certificate (OPENMAAS_TLS_CERT)."))] = None,
+    tls_key: Annotated[str | None, typer.Option("--tls-key", help=_("PEM private key (OPENMAAS_TLS_KEY)."))] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help=_("Allow plain HTTP on an address that others can reach."))
+    ] = False,
+) -> None:
+    """Start a server here. Ctrl-C drains and stops it.
+
+    Every other setting is an environment variable: see docs/settings.md.
+    """
+    from openmaas import bootstrap
+    from openmaas.core.settings import load_settings
+
+    settings = load_settings(
+        home=home, host=host, http_port=http_port, control_port=control_port, gateways=gateways, tls_cert=tls_cert,
+        tls_key=tls_key, insecure=insecure or None,
+    )  # fmt: skip
+    bootstrap.up(settings, detach=detach)
+
+
+def down() -> None:
+    """Stop the server of OPENMAAS_HOME: requests in flight end first."""
+    from openmaas import bootstrap
+    from openmaas.cli.console import done
+    from openmaas.core.settings import load_settings
+
+    bootstrap.down(load_settings())
+    done(_("Stopped."))
+
+
+def status(as_json: Json = False) -> None:
+    """Show the server's URLs, processes and deployments."""
+    from openmaas.cli.console import print_json
+
+    answer = connect().status()
+    if as_json:
+        print_json(answer)
+    else:
+        _print(answer)
+
+
+def _print(answer: ServerStatus) -> None:
+    from openmaas.cli.console import fields, name, out, state, table
+    from openmaas.cli.units import size
+
+    console = out()
+    deployments = ", ".join(f"{count} {state}" for state, count in sorted(answer.deployments.items())) or _("none")
+    console.print(fields([
+        (_("control"), name(answer.control_url)),
+        (_("gateway"), name(answer.gateway_url)),
+        (_("home"), answer.home),
+        (_("database"), answer.database),
+        (_("version"), answer.version),
+        (_("supervised"), _("yes") if answer.supervised else _("no: replicas are not watched")),
+        (_("deployments"), deployments),
+    ]))  # fmt: skip
+    console.print()
+    made = table(_("PROCESS"), _("STATE"), _("PID"), _("RESTARTS"), _("MEMORY"), right=(_("PID"), _("RESTARTS"), _("MEMORY")))
+    for process in answer.processes:
+        pid = "–" if process.pid is None else str(process.pid)
+        memory = size(process.memory) if process.memory else "–"
+        made.add_row(name(process.name), state(process.state), pid, str(process.restarts), memory)
+    console.print(made)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Let the server check itself: data folder, database, disk, engines. Exit code 1 when something is wrong."""
+    from openmaas.cli.console import print_json
+
+    findings = connect().doctor()
+    if as_json:
+        print_json(findings)
+    else:
+        _print_findings(findings)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    from rich.text import Text
+
+    from openmaas.cli.console import out
+
+    console = out()
+    for finding in findings:
+        sign = Text("✓ ", style="good") if finding.ok else Text("✗ ", style="bad")
+        console.print(sign + Text(f"{finding.check}  ", style="name") + Text(finding.message), soft_wrap=True)
+        if finding.next_step:
+            console.print(Text(f"  {_('next')}  {finding.next_step}", style="faint"), soft_wrap=True)
+
+
+def version(as_json: Json = False) -> None:
+    """Show the version of this program."""
+    import openmaas
+
+    if as_json:
+        from openmaas.cli.console import print_json
+
+        print_json({"version": openmaas.__version__})
+    else:
+        typer.echo(f"openmaas {openmaas.__version__}")

@@ -1,0 +1,255 @@
+"""Push: files by digest, in chunks, so that a push that was cut off goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from openmaas.client.answers import check, decode, fetch
+from openmaas.client.driver import Session, operation
+from openmaas.client.registry import API
+from openmaas.client.steps import Operation, Request, Response, Sleep, Work
+from openmaas.core.errors import Conflict, DeadlineExceeded, InvalidInput, NotFound, RequestTimeout, Unavailable
+from openmaas.core.manifest import check_path
+from openmaas.core.names import check_name
+from openmaas.core.resources import PushResult, UploadFile, UploadInfo, UploadRequest
+
+_TRANSIENT = (Unavailable, DeadlineExceeded, RequestTimeout)
+_ATTEMPTS = 6  # without any progress in between
+_EXAMINE = 3600.0  # seconds that completing may take: the server inspects and converts within its own, shorter limit
+_PIECE = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a push is, in bytes. The stage "examining" is the server's work and has no measure."""
+
+    stage: Literal["exporting", "hashing", "sending", "examining"]
+    done: int = 0
+    total: int = 0
+
+
+Report = Callable[[Progress], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Package:
+    """What is pushed: files by their path in the version, and what was found out on this side."""
+
+    files: dict[str, Path]
+    sample: str | None = None
+    parity: dict[str, Any] | None = None
+
+
+class Uploads(Session):
+    @operation
+    def push(
+        self,
+        model: object,
+        *,
+        name: str | None = None,
+        sample: Any = None,
+        metadata: dict[str, Any] | None = None,
+        card: str | None = None,
+        parent: str | None = None,
+        recipe: str | None = None,
+        progress: Report | None = None,
+    ) -> Operation[PushResult]:
+        """Register a new version of a model.
+
+        model: the path of a file or folder, or a live object that an installed format understands (a fitted scikit-learn
+        estimator, an onnx.ModelProto). name: of the model; for a path its own name without.
+        sample: input rows, an array of shape (rows, …) or a mapping of input names to arrays; a conversion is compared with
+        its source on them. metadata: free JSON. card: Markdown. parent and recipe: what the version was made from, and how.
+        progress: told after each piece.
+
+        The same files pushed twice give the same version (`created` is False). A push that was cut off goes on where it
+        stopped when it is called again with the same files.
+        Raises InvalidInput, Refused (a pickle that is not approved, a wrong digest), TooLarge, StorageFull, Unavailable.
+        """
+        report = progress or (lambda _: None)
+        folder = Path(tempfile.mkdtemp(prefix="openmaas-push-"))
+        try:
+            name = check_name(name or _name_of(model))
+            package: _Package = yield Work(lambda: _pack(model, sample, folder, report))
+            files = yield Work(lambda: _hash_files(package.files, report))
+            request = UploadRequest(
+                name=name,
+                files=files,
+                sample=package.sample,
+                parity=package.parity,
+                metadata=metadata or {},
+                card=card,
+                parent=parent,
+                recipe=recipe,
+            )
+            sources = {file.sha256: package.files[file.path] for file in files}
+            return (yield from _upload(request, sources, report))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+# ── what is pushed ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _name_of(model: object) -> str:
+    if isinstance(model, str | os.PathLike):
+        path = Path(model).absolute()
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.is_file() else path.name).strip("-._")
+    raise InvalidInput("A live object has no name of its own.", next_step="Give one: push(model, name='digits').")
+
+
+def _pack(model: object, sample: Any, folder: Path, report: Report) -> _Package:
+    if isinstance(model, str | os.PathLike):
+        return _pack_path(Path(model), sample, folder)
+    report(Progress("exporting"))
+    from openmaas.formats import export
+
+    exported = export(model, sample, folder)
+    parity = None if exported.parity is None else msgspec.to_builtins(exported.parity)
+    return _Package({path: folder / path for path in exported.files}, exported.sample, parity)
+
+
+def _pack_path(path: Path, sample: Any, folder: Path) -> _Package:
+    files = _files_of(path)
+    if sample is None:
+        return _Package(files)
+    name = next(name for name in ("sample.npz", *(f"sample-{n}.npz" for n in range(2, 1000))) if name not in files)
+    _write_sample(sample, folder / name)
+    return _Package({**files, name: folder / name}, name)
+
+
+def _write_sample(sample: Any, path: Path) -> None:
+    """Arrays by input name, or one without a name; the same bytes each time, and text unpickled, as numpy's own text type."""
+    import numpy as np
+
+    arrays = dict(sample) if isinstance(sample, Mapping) else {"": sample}
+    plain = {name: np.asarray(values) for name, values in arrays.items()}
+    text = {name: array.astype(str) for name, array in plain.items() if array.dtype.kind == "O"}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in {**plain, **text}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _files_of(path: Path) -> dict[str, Path]:
+    """Files by their path in the version. Links are refused: what they point at may lie outside."""
+    if path.is_file():
+        return {check_path(path.name): path}
+    if not path.is_dir():
+        raise InvalidInput(f"There is no file or folder {str(path)!r}.", code="no_such_file")
+    files: dict[str, Path] = {}
+    for found in sorted(path.rglob("*")):
+        if found.is_symlink():
+            raise InvalidInput(
+                f"{str(found)!r} is a link; a version holds plain files.",
+                code="link_in_model",
+                next_step="Copy what it points at.",
+            )
+        if found.is_file():
+            files[check_path(found.relative_to(path).as_posix())] = found
+    if not files:
+        raise InvalidInput(f"The folder {str(path)!r} holds no files.", code="no_such_file")
+    return files
+
+
+def _hash_files(files: dict[str, Path], report: Report) -> list[UploadFile]:
+    total = sum(path.stat().st_size for path in files.values())
+    done = 0
+
+    def hash_one(path: Path) -> str:
+        nonlocal done
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+                done += len(piece)
+                report(Progress("hashing", done, total))
+        return digest.hexdigest()
+
+    return [UploadFile(path=name, size=path.stat().st_size, sha256=hash_one(path)) for name, path in files.items()]
+
+
+# ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _upload(request: UploadRequest, sources: dict[str, Path], report: Report) -> Operation[PushResult]:
+    """Begin, send what is missing, complete; after a transient failure the same again, from where the server stands."""
+    sender = _Sender(request, sources, report)
+    failures = 0
+    while True:
+        before = sender.sent
+        try:
+            return (yield from sender.attempt())
+        except (*_TRANSIENT, Conflict, NotFound) as error:
+            failures = 1 if sender.sent > before else failures + 1
+            lost_track = isinstance(error, Conflict | NotFound) and error.code in ("wrong_offset", "upload_not_found")
+            if failures >= _ATTEMPTS or not (lost_track or isinstance(error, _TRANSIENT)):
+                raise
+            yield Sleep(min(error.retry_after or 0.1 * 2**failures, 5.0))
+
+
+class _Sender:
+    def __init__(self, request: UploadRequest, sources: dict[str, Path], report: Report) -> None:
+        self.request = request
+        self.sources = sources
+        self.report = report
+        self.sizes = {file.sha256: file.size for file in request.files}
+        self.sent = 0
+
+    def attempt(self) -> Operation[PushResult]:
+        upload = yield from fetch(
+            Request(
+                "POST", (*API, "uploads"), headers={"content-type": "application/json"}, body=msgspec.json.encode(self.request)
+            ),
+            UploadInfo,
+        )
+        for sha256 in upload.offsets:
+            upload = yield from self._send_file(upload, sha256)
+        self.report(Progress("examining"))
+        return (yield from fetch(Request("POST", (*API, "uploads", upload.id, "complete"), timeout=_EXAMINE), PushResult))
+
+    def _send_file(self, upload: UploadInfo, sha256: str) -> Operation[UploadInfo]:
+        parts = (*API, "uploads", upload.id, "files", sha256)
+        while (offset := upload.offsets.get(sha256)) is not None:
+            chunk = yield Work(partial(_read_chunk, self.sources[sha256], offset, upload.chunk_size))
+            response: Response = yield Request(
+                "PUT",
+                parts,
+                {"offset": offset},
+                headers={"content-type": "application/octet-stream"},
+                body=chunk,
+                timeout=300.0,
+            )
+            check(response)
+            upload = decode(response, UploadInfo)
+            self.sent += len(chunk)
+            self._tell(upload)
+        return upload
+
+    def _tell(self, upload: UploadInfo) -> None:
+        missing = sum(self.sizes[sha256] - offset for sha256, offset in upload.offsets.items())
+        total = sum(self.sizes.values())
+        self.report(Progress("sending", total - missing, total))
+
+
+def _read_chunk(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        chunk = file.read(size)
+    if not chunk and offset:
+        raise InvalidInput(
+            f"{str(path)!r} became shorter while it was pushed.", code="file_changed", next_step="Push it again."
+        )
+    return chunk
