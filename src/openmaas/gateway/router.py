@@ -111,11 +111,12 @@ class Router:
                 next_step=f"openmaas deploy {plain[:80]}",
             )
         deployment = target.deployment
-        number = deployment.aliases.get(alias) if alias else int(version) if version.isdigit() else None
-        if (alias or version) and number not in target.versions:
+        asked = alias or version
+        number = int(asked) if asked.isdigit() else deployment.aliases.get(asked)
+        if asked and number not in target.versions:
             served = ", ".join(str(number) for number in target.versions)
             raise NotFound(
-                f"Deployment {plain!r} does not serve {alias or version!r} now; it serves version {served}.",
+                f"Deployment {plain!r} does not serve {asked!r} now; it serves version {served}.",
                 code="version_not_served",
                 next_step=f"openmaas deploy {plain}{'@' + alias if alias else ':' + version}",
             )
