@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Iterable
 
 from openmaas.core.contracts import Deployment, Snapshot
@@ -11,6 +12,8 @@ from openmaas.core.errors import LinkLost, NotFound, Unavailable
 from openmaas.core.link import Link
 from openmaas.core.settings import Settings
 from openmaas.gateway.endpoint import Endpoint
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class Target:
@@ -112,13 +115,13 @@ class Router:
             )
         deployment = target.deployment
         asked = alias or version
-        number = int(asked) if asked.isdigit() else deployment.aliases.get(asked)
+        number = int(asked) if _NUMBER.fullmatch(asked) else deployment.aliases.get(asked)
         if asked and number not in target.versions:
             served = ", ".join(str(number) for number in target.versions)
             raise NotFound(
-                f"Deployment {plain!r} does not serve {asked!r} now; it serves version {served}.",
+                f"Deployment {plain!r} does not serve {asked[:80]!r} now; it serves version {served}.",
                 code="version_not_served",
-                next_step=f"openmaas deploy {plain}{'@' + alias if alias else ':' + version}",
+                next_step=f"openmaas deploy {plain}{'@' if alias else ':'}{asked[:80]}",
             )
         return target, number
 
