@@ -1,14 +1,14 @@
 """The first-class fake: an engine whose behaviour is written in the manifest's options, for tests of everything around engines.
 
-    delay           seconds that each run takes (time.sleep, as a real engine that has released the interpreter's lock)
-    poison          a run whose input holds this number raises
-    exit_on         a run whose input holds this number ends the process at once, as a segmentation fault would
-    fail_load       load raises with this text
-    load_delay      seconds that loading takes
-    allocate        bytes taken and touched while loading
-    tokens          how many pieces `generate` yields, `token_delay` seconds apart
-    factor          each output is the input times this factor (default 1)
-    batch_offset    added to every answer times (rows in the batch - 1): a model that must not be batched
+delay           seconds that each run takes (time.sleep, as a real engine that has released the interpreter's lock)
+poison          a run whose input holds this number raises
+exit_on         a run whose input holds this number ends the process at once, as a segmentation fault would
+fail_load       load raises with this text
+load_delay      seconds that loading takes
+allocate        bytes taken and touched while loading
+tokens          how many pieces `generate` yields, `token_delay` seconds apart
+factor          each output is the input times this factor (default 1)
+batch_offset    added to every answer times (rows in the batch - 1): a model that must not be batched
 """
 
 from __future__ import annotations
