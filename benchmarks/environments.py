@@ -43,6 +43,18 @@ class Environment:
         """Whether the environment holds exactly what its requirements file asks for now."""
         return self._stamp.is_file() and self._stamp.read_text() == self._digest()
 
+    def version(self, package: str) -> str:
+        """The version that a distribution is pinned to.
+
+        Raises:
+            KeyError: the requirements do not pin it.
+        """
+        for line in self.requirements.read_text().splitlines():
+            name, _, version = line.partition("==")
+            if name.lower() == package:
+                return version
+        raise KeyError(package)
+
     def prepare(self) -> None:
         """Make the environment anew unless it is ready; takes up to a few minutes.
 
@@ -54,6 +66,6 @@ class Environment:
         # A half-filled folder from a broken install would hide missing pins.
         shutil.rmtree(self.folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", self.folder], check=True)
-        pip = [self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip: list[str | Path] = [self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "--requirement", self.requirements], check=True, timeout=1800)
         self._stamp.write_text(self._digest())

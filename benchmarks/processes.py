@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -41,6 +42,7 @@ class Server:
         folder: Path | None = None,
     ) -> None:
         self.log = log
+        self.environment = dict(environment or {})
         self.started = time.perf_counter()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -48,7 +50,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **self.environment},
                 cwd=folder,
                 start_new_session=True,
             )
@@ -96,16 +98,12 @@ class Server:
         members = self.tree()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                pass
         _, stubborn = psutil.wait_procs(members, timeout=2.0)
         for process in stubborn:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         psutil.wait_procs(stubborn, timeout=PATIENCE)
         self._process.wait(PATIENCE)
 

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +25,13 @@ class Case:
 
     name: str
     title: str
+    unit: str
     threads: int
     """Intra-op threads given to onnxruntime in the whole server."""
     slow: bool
     """Whether a call takes milliseconds, so that a server should not run it on its event loop."""
+    seconds: int
+    """Length of one measurement unless the command line says otherwise."""
     tolerance: float
     """Largest absolute difference from the reference that still counts as right."""
 
@@ -38,20 +43,20 @@ class Case:
     def model(self) -> Path:
         return self.folder / "model.onnx"
 
-    @property
-    def _sample(self) -> dict[str, object]:
-        sample: dict[str, object] = json.loads((self.folder / "sample.json").read_text())
+    @cached_property
+    def _sample(self) -> dict[str, Any]:
+        sample: dict[str, Any] = json.loads((self.folder / "sample.json").read_text())
         return sample
 
     @property
-    def inputs(self) -> dict[str, NDArray[np.generic]]:
-        """One sample by input name; the first axis of each array is the batch, of length 1."""
-        inputs = self._sample["inputs"]
-        assert isinstance(inputs, dict)
-        return {
-            name: np.asarray(tensor["data"], dtype=tensor["dtype"])
-            for name, tensor in inputs.items()
-        }
+    def samples(self) -> dict[str, list[list[float]]]:
+        """One sample by input name, as JSON has it; the outer list is the batch."""
+        return {name: tensor["data"] for name, tensor in self._sample["inputs"].items()}
+
+    @property
+    def inputs(self) -> dict[str, NDArray[Any]]:
+        """The same as typed arrays."""
+        return {name: np.asarray(tensor["data"], dtype=tensor["dtype"]) for name, tensor in self._sample["inputs"].items()}
 
     @property
     def output(self) -> str:
@@ -83,8 +88,24 @@ class Case:
 CASES = {
     case.name: case
     for case in (
-        Case("iris", "tiny classifier (4 → 3)", threads=1, slow=False, tolerance=1e-5),
-        # Engines that compute in bfloat16 are allowed; a wrong pooling is off by far more.
-        Case("minilm", "MiniLM, 64 tokens", threads=2, slow=True, tolerance=1e-2),
+        Case(
+            "iris",
+            "Tiny classifier, 4 → 3",
+            unit="requests/s",
+            threads=1,
+            slow=False,
+            seconds=5,
+            tolerance=1e-5,
+        ),
+        Case(
+            "minilm",
+            "MiniLM sentence encoder, 64 tokens",
+            unit="sequences/s",
+            threads=2,
+            slow=True,
+            seconds=15,
+            # Engines that compute in bfloat16 are allowed; a wrong pooling is off by far more.
+            tolerance=1e-2,
+        ),
     )
 }

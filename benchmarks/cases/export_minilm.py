@@ -24,7 +24,7 @@ TEXT = (
 )
 
 
-class Encoder(torch.nn.Module):
+class Encoder(torch.nn.Module):  # type: ignore[misc]
     """The transformer with mean pooling over real tokens and unit length, as its card says."""
 
     def __init__(self, transformer: torch.nn.Module) -> None:

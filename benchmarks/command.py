@@ -1,0 +1,119 @@
+"""The command line of the benchmarks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks import startup
+from benchmarks.cases.case import CASES
+from benchmarks.page import write_section
+from benchmarks.serving import plot, rounds, table
+from benchmarks.serving.peers.registry import PEERS
+from benchmarks.serving.report import Report
+
+app = typer.Typer(help="Measure OpenMaaS beside its peers. Without a command: everything, with defaults.")
+# A log file has room for the whole table; a terminal says itself how wide it is.
+console = Console(width=None if sys.stdout.isatty() else 180)
+
+Peers = Annotated[str, typer.Option(help="Servers by name, with commas between.")]
+Models = Annotated[str, typer.Option(help="Models by name, with commas between.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Visits to each server.")]
+Page = Annotated[bool, typer.Option(help="Write the table into docs/benchmarks.md.")]
+
+ALL_PEERS, ALL_MODELS = ",".join(PEERS), ",".join(CASES)
+
+
+@app.callback(invoke_without_command=True)
+def everything(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        serving()
+        startup_times()
+
+
+@app.command()
+def models(models: Models = ALL_MODELS) -> None:
+    """Export the models once; a few minutes, most of them for installing torch."""
+    for name in _chosen(models, CASES):
+        console.print(f"model [bold]{name}[/bold]")
+        CASES[name].export()
+
+
+@app.command()
+def prepare(peers: Peers = ALL_PEERS) -> None:
+    """Install each server into an environment of its own; minutes the first time."""
+    for name in _chosen(peers, PEERS):
+        console.print(f"environment of [bold]{name}[/bold]")
+        PEERS[name].prepare()
+
+
+@app.command()
+def serving(
+    models: Models = ALL_MODELS,
+    peers: Peers = ALL_PEERS,
+    connections: Annotated[str, typer.Option(help="Loads, with commas between.")] = "1,16,64",
+    seconds: Annotated[int, typer.Option(help="Length of a measurement; 0: as the model needs.")] = 0,
+    rounds_: Annotated[int, typer.Option("--rounds", min=1, help="Visits to each server.")] = 3,
+    page: Page = True,
+) -> None:
+    """Requests a second, latency, memory and cold start of every server."""
+    levels = [int(level) for level in connections.split(",")]
+    chosen = [PEERS[name] for name in _chosen(peers, PEERS)]
+    _models(models)
+    prepare(peers)
+    for name in _chosen(models, CASES):
+        case = CASES[name]
+        report = rounds.run(
+            case,
+            chosen,
+            connections=levels,
+            seconds=seconds or case.seconds,
+            rounds=rounds_,
+            console=console,
+        )
+        _show(report, page=page)
+
+
+@app.command()
+def show(models: Models = ALL_MODELS, page: Page = True) -> None:
+    """Draw the tables and plots of the last run again."""
+    for name in _chosen(models, CASES):
+        _show(Report.load(name), page=page)
+
+
+@app.command("startup")
+def startup_times(rounds: Rounds = 5, page: Page = True) -> None:
+    """Start, import and idle memory of OpenMaaS, and its listing of many models."""
+    report = startup.run_all(rounds, console)
+    console.print(startup.terminal(report))
+    if page:
+        write_section("startup", "Start and size", startup.markdown(report))
+
+
+_models = models
+
+
+def _show(report: Report, *, page: bool) -> None:
+    console.print(table.terminal(report))
+    plot.draw(report)
+    console.print(f"plot: {os.path.relpath(report.plot)}")
+    if page:
+        picture = f"![{report.title}: {report.unit} and latency](../benchmarks/results/{report.plot.name})"
+        write_section(f"serving {report.case}", f"Serving: {report.title}", f"{picture}\n\n{table.markdown(report)}")
+
+
+def _chosen(names: str, known: Mapping[str, object]) -> list[str]:
+    chosen = names.split(",")
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: not among {', '.join(known)}")
+    return chosen
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,97 @@
+"""OpenMaaS: pushed and deployed once with its command line, as its guide says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from benchmarks.cases.case import Case
+from benchmarks.processes import Server, ServerError, free_port
+from benchmarks.serving import wire
+from benchmarks.serving.peer import Peer, Request, Running
+
+PATIENCE = 300
+"""Seconds for a push, which tries the engines that can run the model."""
+
+
+def program() -> Path:
+    """The command of the environment that the benchmarks were started from."""
+    path = Path(os.environ["BENCHMARK_OPENMAAS"])
+    if not path.is_file():
+        raise ServerError("there is no `openmaas` command in the environment that started this: pip install -e .")
+    return path
+
+
+class OpenMaas(Peer):
+    name = "openmaas"
+    title = "OpenMaaS"
+    package = "openmaas"
+
+    def version(self) -> str:
+        return run(("--version",), {}).split()[-1]
+
+    def prepare(self) -> None:
+        program()
+
+    def start(self, case: Case, work: Path) -> Running:
+        """Start with a home where the model is deployed already: peers start configured too."""
+        home = work / "home"
+        if not home.is_dir():
+            deploy(case, work)
+        variables = variables_of(work)
+        server = Server([program(), "up"], log=work / "log", environment=variables, folder=work)
+        port = variables["OPENMAAS_HTTP_PORT"]
+        key = (home / "admin.key").read_text().strip()
+        request = Request(
+            f"http://127.0.0.1:{port}/v2/models/{case.name}/infer",
+            wire.open_inference(case),
+            {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
+        )
+        return Running(server, request)
+
+    def answer(self, body: bytes) -> wire.Answer:
+        return wire.read_open_inference(body)
+
+
+def variables_of(work: Path) -> dict[str, str]:
+    """A home below `work` and ports that are free now."""
+    ports = {name: str(free_port()) for name in ("OPENMAAS_HTTP_PORT", "OPENMAAS_CONTROL_PORT")}
+    return {"OPENMAAS_HOME": str(work / "home"), **ports}
+
+
+def deploy(case: Case, work: Path) -> None:
+    """Push and deploy in a home below `work`, and stop again."""
+    variables = variables_of(work)
+    server = Server([program(), "up"], log=work / "log", environment=variables, folder=work)
+    try:
+        _wait_for(work / "home" / "admin.key", server)
+        run(("push", str(case.model), "--name", case.name), variables)
+        run(("deploy", case.name), variables)
+    finally:
+        server.stop()
+
+
+def run(words: tuple[str, ...], variables: dict[str, str]) -> str:
+    """What a command of OpenMaaS prints; one that fails raises with what it said."""
+    done = subprocess.run(
+        [program(), *words],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ServerError(f"openmaas {' '.join(words)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _wait_for(path: Path, server: Server) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.is_file():
+        server.require_alive()
+        if time.monotonic() > deadline:
+            raise ServerError(f"{path.name} did not appear in {PATIENCE} s")
+        time.sleep(0.05)

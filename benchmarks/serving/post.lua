@@ -1,0 +1,52 @@
+-- wrk: repeat one POST. Arguments: BODY_FILE RECORD ["Name: value"]...
+-- Prints one line of JSON after the marker "reading".
+-- With RECORD = "record" the moment of every answer is kept; that costs wrk some speed, so it is
+-- for slow models only, where the answers missing at the end of a run would count.
+
+local ffi = require("ffi")
+ffi.cdef [[
+  typedef struct { long seconds; long nanoseconds; } benchmark_moment;
+  int clock_gettime(int clock, benchmark_moment *moment);
+]]
+local MONOTONIC = 1
+local threads = {}
+
+function setup(thread)
+  table.insert(threads, thread)
+end
+
+function init(args)
+  local file = assert(io.open(args[1], "rb"))
+  wrk.method = "POST"
+  wrk.body = file:read("*a")
+  file:close()
+  wrk.headers["Content-Type"] = "application/json"
+  for i = 3, #args do
+    local name, value = args[i]:match("^(.-): (.*)$")
+    wrk.headers[name] = value
+  end
+  moments = {}
+  if args[2] == "record" then
+    local moment = ffi.new("benchmark_moment")
+    response = function()
+      ffi.C.clock_gettime(MONOTONIC, moment)
+      moments[#moments + 1] = tonumber(moment.seconds) + tonumber(moment.nanoseconds) / 1e9
+    end
+  end
+end
+
+function done(summary, latency)
+  local moments = {}
+  for _, thread in ipairs(threads) do
+    for _, moment in ipairs(thread:get("moments")) do
+      moments[#moments + 1] = string.format("%.6f", moment)
+    end
+  end
+  local errors = summary.errors
+  io.write(string.format(
+    'reading {"answers": %d, "seconds": %.6f, "p50": %.6f, "p99": %.6f, "refused": %d, "broken": %d, "moments": [%s]}\n',
+    summary.requests, summary.duration / 1e6,
+    latency:percentile(50) / 1e6, latency:percentile(99) / 1e6,
+    errors.status, errors.connect + errors.read + errors.write + errors.timeout,
+    table.concat(moments, ",")))
+end

@@ -1,0 +1,47 @@
+"""The two JSON bodies in use: the Open Inference Protocol and plain named tensors."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.cases.case import Case
+
+DATATYPES = {"float32": "FP32", "int64": "INT64"}
+Answer = NDArray[np.float64]
+
+
+def open_inference(case: Case) -> bytes:
+    """A V2 request for one sample."""
+    tensors = json.loads(plain(case))
+    inputs = [
+        {
+            "name": name,
+            "shape": list(array.shape),
+            "datatype": DATATYPES[array.dtype.name],
+            "data": tensors[name],
+        }
+        for name, array in case.inputs.items()
+    ]
+    for tensor in inputs:
+        # Flat and row-major, which every V2 server reads.
+        tensor["data"] = [value for row in tensor["data"] for value in row]
+    return json.dumps({"inputs": inputs}).encode()
+
+
+def read_open_inference(body: bytes) -> Answer:
+    (output,) = json.loads(body)["outputs"]
+    return np.asarray(output["data"], dtype=np.float64).reshape(output["shape"])
+
+
+def plain(case: Case) -> bytes:
+    """`{"NAME": [[…]]}` for one sample."""
+    return json.dumps(case.samples).encode()
+
+
+def read_plain(body: bytes) -> Answer:
+    """The rows of `{"NAME": [[…]]}`."""
+    ((_, rows),) = json.loads(body).items()
+    return np.atleast_2d(np.asarray(rows, dtype=np.float64))
