@@ -1,0 +1,53 @@
+"""What runs, as the supervisor last told it. In memory alone: after a restart of control it is told again, whole."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from openmaas.core.contracts import Observed, ProcessStatus, ReplicaStatus
+
+_SUPERVISED = 5.0  # seconds; the supervisor reports at least every 2 s
+
+
+class Fleet:
+    """The newest Observed. Thread-safe: it is replaced whole."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._heard: float | None = None
+        self._observed = Observed(desired=-1)
+        self._replicas: dict[str, ReplicaStatus] = {}
+
+    def take(self, observed: Observed) -> bool:
+        """Remember it. True when replicas came, left, or moved, which gateways must be told."""
+        replicas = {status.id: status for status in observed.replicas}
+        with self._lock:
+            moved = self._heard is None or _places(replicas) != _places(self._replicas)
+            self._observed, self._replicas, self._heard = observed, replicas, self._clock()
+        return moved
+
+    @property
+    def heard(self) -> bool:
+        """Whether the supervisor has told anything since control started."""
+        return self._heard is not None
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the supervisor has been heard within the last seconds."""
+        return self._heard is not None and self._clock() - self._heard < _SUPERVISED
+
+    @property
+    def processes(self) -> tuple[ProcessStatus, ...]:
+        return self._observed.processes
+
+    @property
+    def replicas(self) -> dict[str, ReplicaStatus]:
+        """By replica id."""
+        return self._replicas
+
+
+def _places(replicas: dict[str, ReplicaStatus]) -> dict[str, str]:
+    return {name: status.address for name, status in replicas.items()}

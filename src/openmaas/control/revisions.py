@@ -1,0 +1,92 @@
+"""What one revision of a deployment asks for: its options, its replicas' ids, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from openmaas.core.contracts import Cause, ReplicaStatus
+from openmaas.core.errors import InvalidInput
+from openmaas.core.names import DEFAULT_PROJECT
+from openmaas.core.resources import CauseInfo, DeployRequest
+
+_MIB: Final = 2**20
+BOUNDS: Final[dict[str, tuple[float, float]]] = {
+    "replicas": (1, 64),
+    "memory": (32 * _MIB, 16 * 2**40),
+    "threads": (0, 1024),
+    "max_batch": (1, 1024),
+    "max_queue": (1, 65536),
+    "max_wait": (0.0, 10.0),
+    "timeout": (0.001, 3600.0),
+}
+"""Least and most of each option; memory in bytes, max_wait and timeout in seconds."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a revision runs. Kept as JSON with the revision, so that a rollback brings them back too."""
+
+    replicas: int = 1
+    memory: int | None = None
+    threads: int = 0
+    max_batch: int = 32
+    max_queue: int = 1024
+    max_wait: float = 0.0
+    timeout: float = 60.0
+
+    @property
+    def as_dict(self) -> dict[str, Any]:
+        return msgspec.structs.asdict(self)
+
+
+def options_of(request: DeployRequest) -> Options:
+    """The request's options. Raises InvalidInput that names the option, its value and its bounds."""
+    values = {name: getattr(request, name) for name in BOUNDS}
+    for name, (least, most) in BOUNDS.items():
+        value = values[name]
+        if value is not None and not least <= value <= most:  # not a number is outside too
+            raise InvalidInput(
+                f"{name} is {value}; it must be from {least} to {most}.",
+                code="invalid_option",
+                next_step=f"Give a {name} within these bounds.",
+            )
+    return Options(**values)
+
+
+def decode_options(text: str) -> Options:
+    return msgspec.json.decode(text, type=Options)
+
+
+def replica_ids(project: str, deployment: str, revision: int, replicas: int) -> list[str]:
+    """Unique for ever: a revision's number is never used twice."""
+    prefix = "" if project == DEFAULT_PROJECT else f"{project}~"  # a character that no name holds
+    return [f"{prefix}{deployment}-{revision}-{index}" for index in range(replicas)]
+
+
+def all_ready(ids: list[str], seen: Mapping[str, ReplicaStatus]) -> bool:
+    return all(name in seen and seen[name].state == "ready" for name in ids)
+
+
+def count_ready(ids: list[str], seen: Mapping[str, ReplicaStatus]) -> int:
+    return sum(name in seen and seen[name].state == "ready" for name in ids)
+
+
+def failure(ids: list[str], seen: Mapping[str, ReplicaStatus]) -> Cause | None:
+    """Why a replica of these stays down; None while none does."""
+    for name in ids:
+        status = seen.get(name)
+        if status is not None and status.state == "failed":
+            return status.cause or Cause(code="failed", message=f"Replica {name} stays down.")
+    return None
+
+
+def cause_info(cause: Cause | None) -> CauseInfo | None:
+    if cause is None:
+        return None
+    return CauseInfo(code=cause.code, message=cause.message, stderr=list(cause.stderr), next_step=cause.next_step)
+
+
+def decode_cause(text: str | None) -> Cause | None:
+    return msgspec.json.decode(text, type=Cause) if text else None

@@ -1,0 +1,1 @@
+"""Start, watch and stop processes: the supervisor and what it needs. Processes are known by their command line."""

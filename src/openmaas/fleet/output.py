@@ -1,0 +1,91 @@
+"""What children write to stdout and stderr: kept line by line in log files of bounded size, the last lines in memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from pathlib import Path
+from typing import BinaryIO
+
+_KEPT_LINES = 200
+_LONGEST_LINE = 4096
+
+
+class LogFile:
+    """Appends to `path`, mode 0600. At `max_bytes` the file becomes `NAME.1` (the one before is dropped) and a new one begins.
+
+    A log that cannot be written (disk full) never stops a child: what does not fit is left out.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = 10 * 2**20) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._file: BinaryIO | None = None
+        self._size = 0
+
+    def append(self, data: bytes) -> None:
+        """Take whole lines."""
+        with contextlib.suppress(OSError):
+            if self._size and self._size + len(data) > self._max_bytes:
+                self._rotate()
+            if self._file is None:
+                self._open()
+            assert self._file is not None
+            self._size += self._file.write(data) or 0
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = self._path.open("ab", buffering=0)
+        self._path.chmod(0o600)
+        self._size = self._file.tell()
+
+    def _rotate(self) -> None:
+        self.close()
+        self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+
+
+class Output:
+    """The lines of one child. In a log that several children share each line begins with `label`."""
+
+    def __init__(self, log: LogFile, label: str = "") -> None:
+        self._log = log
+        self._prefix = f"{label} | ".encode() if label else b""
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._partial = b""
+
+    def write(self, data: bytes) -> None:
+        """Take bytes as they came from the pipe; a line is kept when it is whole or too long."""
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        if len(self._partial) > _LONGEST_LINE:
+            lines.append(self._partial)
+            self._partial = b""
+        self._keep(lines)
+
+    def begin(self) -> None:
+        """A new start of the child: a cause never shows another start's words."""
+        self._lines.clear()
+        self._partial = b""
+
+    def end(self) -> None:
+        """The child has ended: its last line may lack its end."""
+        if self._partial:
+            self._keep([self._partial])
+            self._partial = b""
+
+    def note(self, text: str) -> None:
+        """A line of the supervisor's own in the log, not among the child's."""
+        self._log.append(self._prefix + f"[supervisor] {text}\n".encode())
+
+    def tail(self, count: int) -> tuple[str, ...]:
+        """The last lines of this start, oldest first."""
+        return tuple(list(self._lines)[-count:])
+
+    def _keep(self, lines: list[bytes]) -> None:
+        if lines:
+            self._log.append(b"".join(b"%b%b\n" % (self._prefix, line) for line in lines))
+            self._lines.extend(line[:_LONGEST_LINE].decode("utf-8", "replace").rstrip("\r") for line in lines)
