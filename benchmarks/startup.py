@@ -166,9 +166,10 @@ def _origin(running: Running) -> str:
 
 
 def _kind(process: psutil.Process) -> str:
-    """Which of our processes this is, by the words it was started with."""
-    words = " ".join(process.cmdline())
-    return next((kind for kind in ("replica", "gateway", "control") if kind in words), "supervisor")
+    """Which of our processes this is: the word after the module that builds them all."""
+    words = process.cmdline()
+    module = "openmaas.bootstrap"
+    return words[words.index(module) + 1] if module in words else "supervisor"
 
 
 def _timed(action: Callable[[], object]) -> float:

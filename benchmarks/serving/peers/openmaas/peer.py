@@ -30,7 +30,13 @@ class OpenMaas(Peer):
     package = "openmaas"
 
     def version(self) -> str:
-        return run(("--version",), {}).split()[-1]
+        return subprocess.run(
+            [program().with_name("python"), "-c", "import openmaas; print(openmaas.__version__)"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout.strip()
 
     def prepare(self) -> None:
         program()
