@@ -25,7 +25,8 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
     if datatype == "BF16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     try:
         return np.dtype(_NUMPY[datatype])
     except KeyError:

@@ -1,4 +1,4 @@
-"""An ONNX model in memory that answers. The proof at push and the engine that serves run this same code with these same options."""
+"""An ONNX model in memory that answers: the proof at push and the engine that serves run this code with these options."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from openmaas.core.types import Signature
 
 _PREFIX = "[ONNXRuntimeError] : "
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+_FATAL = 4  # what is less is raised as well, and need not be printed too
 
 
 class OnnxSession:
@@ -25,7 +26,7 @@ class OnnxSession:
         """Load a model file and the external data beside it. Raises EngineFailed with what the library said."""
         import onnxruntime
 
-        onnxruntime.set_default_logger_severity(3)
+        onnxruntime.set_default_logger_severity(_FATAL)
         try:
             self.session = onnxruntime.InferenceSession(path, _options(threads), providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -76,7 +77,7 @@ def _options(threads: int) -> Any:
     # A thread that spins while it waits takes a whole core from the other replicas.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = _FATAL
     return options
 
 

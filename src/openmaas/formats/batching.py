@@ -26,21 +26,26 @@ class Batching(NamedTuple):
 def static_reason(signature: Signature) -> str | None:
     """Why the declared shapes rule batches out, or None when axis 0 is free everywhere."""
     if not signature.inputs:
-        return "the model takes no input"
+        return "The model takes no input."
     for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
             if not spec.shape:
-                return f"{side} {spec.name!r} has no axes"
+                return f"The {side} {spec.name!r} has no axes."
             if spec.shape[0] != -1:
-                return f"axis 0 of {side} {spec.name!r} is fixed at {spec.shape[0]}"
+                return f"Axis 0 of the {side} {spec.name!r} is fixed at {spec.shape[0]}."
     return None
+
+
+def all_same(inputs: Arrays) -> bool:
+    """Whether every row equals the first: such rows cannot show that a model mixes them."""
+    return all(bool((array == array[:1]).all()) for array in inputs.values())
 
 
 def prove(run: Run, signature: Signature, seven: Arrays, sample: str) -> Batching:
     """Run BATCH rows at once, two by two and one by one. `sample` says where the rows came from: "given" or "generated"."""
     if reason := static_reason(signature):
-        return Batching(False, f"{_capital(reason)}.")
-    if all((array == array[:1]).all() for array in seven.values()):
+        return Batching(False, reason)
+    if all_same(seven):
         return Batching(False, "Not proved: all rows of the sample are the same. Push with a sample of different rows.")
     try:
         whole = run(seven)
@@ -53,7 +58,7 @@ def prove(run: Run, signature: Signature, seven: Arrays, sample: str) -> Batchin
 
 def _verdict(whole: Arrays, singles: list[Arrays], pairs: list[Arrays], sample: str) -> Batching:
     if reason := _row_mismatch(whole, BATCH) or _row_mismatch(singles[0], 1):
-        return Batching(False, f"{_capital(reason)}.")
+        return Batching(False, reason)
     largest = 0.0
     for size, parts in ((1, singles), (2, pairs)):
         if any(part[name].shape[1:] != whole[name].shape[1:] for part in parts for name in whole):
@@ -73,20 +78,5 @@ def _verdict(whole: Arrays, singles: list[Arrays], pairs: list[Arrays], sample: 
 def _row_mismatch(answers: Arrays, count: int) -> str | None:
     for name, array in answers.items():
         if not array.ndim or len(array) != count:
-            return f"output {name!r} has shape {list(array.shape)} for {count} rows"
+            return f"The output {name!r} has shape {list(array.shape)} for {count} rows."
     return None
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def observed_axes(runs: list[Arrays]) -> dict[str, tuple[int, ...]]:
-    """The shape of each output over several runs: -1 where its length changed, and on axis 0 of every output."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for answers in runs:
-        for name, array in answers.items():
-            before = shapes.setdefault(name, array.shape)
-            same = before if len(before) == array.ndim else (-1,) * array.ndim
-            shapes[name] = tuple(a if a == b else -1 for a, b in zip(same, array.shape, strict=True))
-    return shapes

@@ -1,6 +1,6 @@
 """How far apart two answers are. Pure functions on arrays.
 
-Equal means |actual - expected| <= atol · max(1, s) + rtol · |expected|, where s is the largest finite |expected| of that output:
+Equal means |actual - expected| <= atol · max(1, s) + rtol · |expected|, s being the largest finite |expected| of the output:
 a float32 sum is as exact as its largest term, not as its own value. RTOL and ATOL are about 100 float32 roundings, room for
 another order of summing and none for another computation. float16 and bfloat16 have 10 and 7 bits, and their own figures.
 NaN equals NaN, an infinity equals itself, integers, booleans and text are labels and must be the same.

@@ -64,8 +64,8 @@ def _limit(request: Request) -> None:
         (resource.RLIMIT_CPU, request.seconds),
     ):
         _, hard = resource.getrlimit(limit)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (allowed, allowed))
 
 
 def _reply(request: Request) -> Reply:
@@ -74,12 +74,12 @@ def _reply(request: Request) -> Reply:
     except OpenMaaSError as error:
         return Reply(error=error.to_wire())
     except MemoryError:
-        error = Refused(f"Examining the model takes more than {request.memory} bytes of memory.", code="examine_memory",
-                        next_step="Raise OPENMAAS_EXAMINE_MEMORY.")  # fmt: skip
-        return Reply(error=error.to_wire())
-    except Exception as error:
+        text = f"Examining the model takes more than {request.memory} bytes of memory."
+        return Reply(error=Refused(text, code="examine_memory", next_step="Raise OPENMAAS_EXAMINE_MEMORY.").to_wire())
+    except Exception as failure:
         traceback.print_exc()
-        text = f"Examining the model failed: {type(error).__name__}: {without_paths(' '.join(str(error).split()))[:400]}"
+        said = without_paths(" ".join(str(failure).split()))[:400]
+        text = f"Examining the model failed: {type(failure).__name__}: {said}"
         return Reply(error=Refused(text, code="examine_failed").to_wire())
 
 
@@ -112,7 +112,8 @@ def _refuse_pickles(folder: Path, files: Sequence[str], approved: Sequence[str])
             raise Refused(
                 f"{file!r} is {what}: loading it runs whatever code it holds. Its SHA-256 is {digest}.",
                 code="pickle_refused",
-                next_step=f"Save the model with skops or push the live object; or, if you trust it, an admin runs: openmaas approve {digest}",
+                next_step="Save it with skops or push the live object. If you trust it, an admin may run: "
+                f"openmaas approve {digest}",
             )
 
 

@@ -29,8 +29,9 @@ _FIELDS = {
 }
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _DATATYPES: dict[str, DataType] = {
-    "FLOAT": "FP32", "DOUBLE": "FP64", "FLOAT16": "FP16", "BFLOAT16": "BF16", "INT8": "INT8", "INT16": "INT16", "INT32": "INT32",
-    "INT64": "INT64", "UINT8": "UINT8", "UINT16": "UINT16", "UINT32": "UINT32", "UINT64": "UINT64", "BOOL": "BOOL", "STRING": "BYTES",
+    "FLOAT": "FP32", "DOUBLE": "FP64", "FLOAT16": "FP16", "BFLOAT16": "BF16", "BOOL": "BOOL", "STRING": "BYTES",
+    "INT8": "INT8", "INT16": "INT16", "INT32": "INT32", "INT64": "INT64",
+    "UINT8": "UINT8", "UINT16": "UINT16", "UINT32": "UINT32", "UINT64": "UINT64",
 }  # fmt: skip
 
 
@@ -50,7 +51,6 @@ def is_onnx(path: Path) -> bool:
 def read_model(path: Path) -> Any:
     """The file as an onnx.ModelProto, without its external data. Raises InvalidInput when it is cut short or damaged."""
     import onnx
-    from google.protobuf.message import DecodeError
 
     size = path.stat().st_size
     end = max(field.end for field in walk(path))
@@ -62,7 +62,7 @@ def read_model(path: Path) -> Any:
         )
     try:
         model = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError) as error:
+    except Exception as error:
         raise InvalidInput(f"The ONNX file {path.name!r} is damaged: {str(error)[:200]}.", code="damaged") from None
     if not model.graph.node and not model.graph.output:
         raise InvalidInput(f"The ONNX file {path.name!r} holds an empty graph.", code="damaged")
@@ -140,7 +140,9 @@ def _check_span(tensor: Any, fields: dict[str, str], path: Path) -> None:
 def _byte_size(tensor: Any) -> int:
     from onnx import helper
 
-    return math.prod(tensor.dims) * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    itemsize = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    elements: int = math.prod(tensor.dims)
+    return elements * itemsize
 
 
 def _graphs(model: Any) -> Iterator[Any]:

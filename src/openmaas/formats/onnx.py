@@ -1,4 +1,4 @@
-"""ONNX: a file, or a folder with external data. Read as data, then run in control's child process to prove what is said of it."""
+"""ONNX: a file, or a folder with external data. Read as data, then run in the child process to prove what is said of it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from openmaas.formats.base import Examined, Format, Task
 
 if TYPE_CHECKING:
     from openmaas.core.onnx_session import OnnxSession
+    from openmaas.formats.batching import Batching
 
 _LENGTHS = (16, 64, 224)
 """Lengths tried for a made-up dynamic axis, such as a sequence or an image's side."""
@@ -62,8 +63,8 @@ def _prove(task: Task, model: Any, path: Path, found: Examined, notes: list[str]
     import msgspec
 
     from openmaas.core.onnx_session import OnnxSession
-    from openmaas.formats import batching, graph
-    from openmaas.formats.sample import stretch
+    from openmaas.formats import graph
+    from openmaas.formats.observed import correct_outputs, not_finite
 
     declared = graph.read_signature(model)
     unknown = graph.unknown_ranks(model)
@@ -76,13 +77,12 @@ def _prove(task: Task, model: Any, path: Path, found: Examined, notes: list[str]
     except TooLarge as error:
         why = f"Not measured: {error.message} {_SAMPLE_STEP}"
         return msgspec.structs.replace(found, signature=signature, batching=why, notes=(*notes, why))
-    signature = _observed(signature, unknown, first.outputs, notes)
-    seven = stretch(first.inputs, batching.BATCH) if batching.static_reason(signature) is None else {}
-    verdict = batching.prove(session.run, signature, seven, first.origin)
+    signature = correct_outputs(signature, first.outputs, unknown, notes)
+    verdict = _batching(session, signature, first, graph.axis_names(model))
     _check_expected(session, first, expected, verdict.batchable)
     if first.origin == "generated":
         notes.append("No sample was given: it was tried on generated input.")
-    if nans := _not_finite(first.outputs):
+    if nans := not_finite(first.outputs):
         notes.append(f"On the {first.origin} sample, output {nans} holds NaN or Infinity.")
     return msgspec.structs.replace(
         found,
@@ -161,8 +161,8 @@ def _first_run(
 
 
 def _first_generated(session: OnnxSession, signature: Signature, axes: Mapping[str, tuple[str, ...]]) -> _Run:
+    from openmaas.core.made_up import make_up
     from openmaas.formats.batching import BATCH
-    from openmaas.formats.sample import make_up
 
     reason = ""
     free = any(-1 in spec.shape[1:] for spec in signature.inputs)
@@ -179,26 +179,6 @@ def _one_row(signature: Signature, inputs: dict[str, Any]) -> dict[str, Any]:
     """The first row of each input whose axis 0 is free."""
     fixed = {spec.name for spec in signature.inputs if not spec.shape or spec.shape[0] >= 0}
     return {name: array if name in fixed else array[:1] for name, array in inputs.items()}
-
-
-def _observed(signature: Signature, unknown: frozenset[str], answers: Mapping[str, Any], notes: list[str]) -> Signature:
-    """Output shapes as the model really answers: an axis whose declared length is not kept becomes -1, and is noted."""
-    outputs = []
-    for spec in signature.outputs:
-        shape = answers[spec.name].shape
-        if spec.name in unknown and not spec.shape:
-            spec = TensorSpec(name=spec.name, datatype=spec.datatype, shape=(-1,) * len(shape))
-        elif len(shape) != len(spec.shape) or any(want not in (-1, have) for want, have in zip(spec.shape, shape, strict=True)):
-            notes.append(f"Output {spec.name!r} is declared as {list(spec.shape)} and came as {list(shape)}.")
-            spec = TensorSpec(name=spec.name, datatype=spec.datatype, shape=_loosened(spec.shape, shape))
-        outputs.append(spec)
-    return Signature(inputs=signature.inputs, outputs=tuple(outputs))
-
-
-def _loosened(declared: Sequence[int], seen: Sequence[int]) -> tuple[int, ...]:
-    if len(declared) != len(seen):
-        return (-1,) * len(seen)
-    return tuple(want if want == have else -1 for want, have in zip(declared, seen, strict=True))
 
 
 def _check_expected(session: OnnxSession, first: _Run, expected: Mapping[str, Any], batchable: bool) -> None:
@@ -218,17 +198,25 @@ def _check_expected(session: OnnxSession, first: _Run, expected: Mapping[str, An
         )
 
 
-def _not_finite(answers: Mapping[str, Any]) -> str:
-    import numpy as np
+def _batching(session: OnnxSession, signature: Signature, first: _Run, axes: Mapping[str, tuple[str, ...]]) -> Batching:
+    """Proved on the sample; on made-up rows where the sample's are all the same, since those would hide a mixing of rows."""
+    from openmaas.core.made_up import make_up
+    from openmaas.formats import batching
+    from openmaas.formats.sample import stretch
 
-    return ", ".join(repr(name) for name, array in answers.items() if array.dtype.kind == "f" and not np.isfinite(array).all())
+    if reason := batching.static_reason(signature):
+        return batching.Batching(False, reason)
+    seven, origin = stretch(first.inputs, batching.BATCH), first.origin
+    if batching.all_same(seven):
+        seven, origin = make_up(signature.inputs, batching.BATCH, axes), "generated"
+    return batching.prove(session.run, signature, seven, origin)
 
 
-def _batching_text(verdict: Any, declared: bool | None) -> str:
+def _batching_text(verdict: Batching, declared: bool | None) -> str:
     if declared and not verdict.batchable:
         raise InvalidInput(
             f"openmaas.yaml says batchable: true. {verdict.why}",
             code="not_batchable",
             next_step="Remove 'batchable' from openmaas.yaml: requests are then answered one by one.",
         )
-    return "Declared as not batchable in openmaas.yaml." if declared is False else str(verdict.why)
+    return "Declared as not batchable in openmaas.yaml." if declared is False else verdict.why

@@ -1,4 +1,4 @@
-"""Which files run code when they are loaded? Told by their content, whatever they are called, packed or glued to. Nothing is loaded.
+"""Which files run code when they are loaded? Told by their content, whatever they are called or packed in. Nothing is loaded.
 
 Looked into: pickle streams of every protocol, joblib's, compressed with zlib, gzip, bz2, lzma or xz, members of zip and tar
 archives (PyTorch's data.pkl, .npz), and numpy's arrays of objects. Only the first MAX_LOOK bytes of each are read.

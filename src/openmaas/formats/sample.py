@@ -1,10 +1,10 @@
-"""Sample inputs: read from a file that somebody gave, or made up from a signature. Never more than MAX_ROWS rows, never a pickle.
+"""Sample inputs, read from a file that somebody gave: never a pickle. At most MAX_ROWS rows.
 
 A file is told by its content:
 
     .npy     one array
     .npz     arrays by input name; those called expected/NAME are the answers that the source gave, to be held against
-    JSON     {"inputs": [{name, shape, datatype, data}]} as in the Open Inference Protocol, {"instances": […]}, {name: […]}, or a list
+    JSON     {"inputs": [{name, shape, datatype, data}]} (Open Inference Protocol), {"instances": […]}, {name: […]}, or a list
     CSV      with a line of column names; each column is an input, or all of them are one
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +26,6 @@ from openmaas.core.types import TensorSpec
 
 MAX_ROWS = 256
 MAX_BYTES = 256 << 20
-MAX_ELEMENTS = 1 << 24
-"""Elements of one made-up row of all inputs together."""
 EXPECTED = "expected/"
 UNNAMED = ""
 
@@ -173,8 +170,7 @@ def fit(arrays: Arrays, inputs: Sequence[TensorSpec]) -> Arrays:
             code="invalid_sample",
             next_step="Name the sample's arrays (or columns) after the model's inputs.",
         )
-    fitted = {spec.name: _cast(arrays[spec.name], spec) for spec in inputs}
-    return fitted
+    return {spec.name: _cast(arrays[spec.name], spec) for spec in inputs}
 
 
 def _joined(arrays: Arrays) -> NDArray[Any]:
@@ -203,10 +199,10 @@ def _cast(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     fits = array.ndim == len(spec.shape) and all(want in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True))
     if not fits:
         raise InvalidInput(
-            f"The sample for input {spec.name!r} has shape {list(array.shape)}; the model takes {list(spec.shape)} (-1 is any).",
+            f"The sample for input {spec.name!r} has shape {list(array.shape)}; it takes {list(spec.shape)} (-1 is any).",
             code="invalid_sample",
         )
-    if (array.dtype == object) != (dtype == object):
+    if (array.dtype.kind == "O") != (dtype.kind == "O"):
         raise InvalidInput(f"The sample for input {spec.name!r} is not {spec.datatype}.", code="invalid_sample")
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(dtype)
@@ -217,49 +213,9 @@ def _cast(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     return cast
 
 
-# ── made up ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def make_up(
-    inputs: Sequence[TensorSpec], rows: int, axes: Mapping[str, tuple[str, ...]] | None = None, length: int = 16
-) -> Arrays:
-    """Random inputs: `rows` along a dynamic axis 0, `length` along every other dynamic axis. The same each time.
-
-    Numbers are normally distributed, integers 0 or 1 (good as token ids and as masks), text single letters.
-    Raises TooLarge when one row would have more than MAX_ELEMENTS elements.
-    """
-    names = axes or {}
-    batch = {name[0] for name in names.values() if name and name[0]}
-    shapes = {spec.name: _lengths(spec.shape, names.get(spec.name, ()), batch, rows, length) for spec in inputs}
-    total = sum(math.prod(shape) for shape in shapes.values())
-    if total > MAX_ELEMENTS * rows:
-        raise TooLarge(f"One row of made-up input would have {total // rows} elements; at most {MAX_ELEMENTS} are made.")
-    random = np.random.default_rng(7)
-    return {spec.name: _random(random, numpy_dtype(spec.datatype), shapes[spec.name]) for spec in inputs}
-
-
-def _lengths(shape: Sequence[int], names: Sequence[str], batch: set[str], rows: int, length: int) -> tuple[int, ...]:
-    """Each axis' length; one that bears the name of somebody's axis 0 is as long as that."""
-    free = [rows if n == 0 or (n < len(names) and names[n] in batch) else length for n in range(len(shape))]
-    return tuple(fixed if fixed >= 0 else chosen for fixed, chosen in zip(shape, free, strict=True))
-
-
-def _random(random: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    if dtype == object:
-        return np.array([b"a", b"b", b"c", b"d"], dtype=object)[random.integers(0, 4, shape)]
-    if dtype.kind in "iub":
-        return random.integers(0, 2, shape).astype(dtype)
-    return random.standard_normal(shape).astype(dtype)
+# ── to a number of rows ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def stretch(arrays: Mapping[str, NDArray[Any]], rows: int) -> Arrays:
-    """Exactly `rows` rows: cut, or repeated with the values of each repeated row moved along, so that rows differ."""
-    return {name: _stretched(array, rows) for name, array in arrays.items()}
-
-
-def _stretched(array: NDArray[Any], rows: int) -> NDArray[Any]:
-    have = len(array)
-    if have >= rows:
-        return array[:rows]
-    picked = [array[index % have] for index in range(rows)]
-    return np.stack([np.roll(row, index // have, axis=-1) if row.ndim else row for index, row in enumerate(picked)])
+    """Exactly `rows` rows: cut, or begun again from the first."""
+    return {name: array[:rows] if len(array) >= rows else array[np.arange(rows) % len(array)] for name, array in arrays.items()}

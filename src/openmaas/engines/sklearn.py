@@ -1,0 +1,43 @@
+"""scikit-learn itself, for what ONNX cannot give the same answers as."""
+
+from __future__ import annotations
+
+from openmaas.core.errors import EngineFailed, OpenMaaSError
+from openmaas.core.estimator import Estimator, load_pickle, load_skops
+from openmaas.engines.base import Engine, EngineSpec, Tensors
+from openmaas.engines.warm import warm_up
+
+
+class SklearnEngine(Engine):
+    """options: `layout` of the inputs; `pickle_sha256`, the approved digest, where the entry is a pickle."""
+
+    def __init__(self) -> None:
+        self._spec: EngineSpec | None = None
+        self._estimator: Estimator | None = None
+        self._outputs: tuple[str, ...] = ()
+
+    def load(self, spec: EngineSpec) -> None:
+        options = spec.manifest.options
+        entry = spec.folder / spec.manifest.entry
+        try:
+            digest = options.get("pickle_sha256")
+            model, notes = load_pickle(entry, str(digest)) if digest else load_skops(entry)
+            self._estimator = Estimator(model, options.get("layout", "matrix"), notes)
+        except OpenMaaSError as error:
+            raise EngineFailed(error.message, code="load_failed", next_step=error.next_step) from None
+        self._spec = spec
+        self._outputs = tuple(output.name for output in spec.manifest.signature.outputs)
+
+    def warm(self) -> None:
+        assert self._spec is not None
+        warm_up(self, self._spec.manifest.signature)
+
+    def run(self, inputs: Tensors) -> Tensors:
+        assert self._estimator is not None
+        answers = self._estimator.answer(inputs)
+        return {name: answers[name] for name in self._outputs}
+
+    def describe(self) -> dict[str, str]:
+        import sklearn
+
+        return {"library": "scikit-learn", "version": sklearn.__version__, "device": "cpu", "threads": "1"}

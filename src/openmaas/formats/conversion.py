@@ -1,0 +1,195 @@
+"""A scikit-learn estimator as ONNX, held against the estimator itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmaas.core.errors import OpenMaaSError, without_paths
+from openmaas.core.estimator import Arrays, Estimator
+from openmaas.core.manifest import Comparison, Parity
+from openmaas.core.onnx_session import OnnxSession
+from openmaas.core.types import Signature
+from openmaas.formats.compare import ATOL, RTOL, compare, rows, stack
+from openmaas.formats.graph import read_signature
+from openmaas.formats.layouts import Rows
+from openmaas.formats.sample import stretch
+
+BATCHES = (1, 2, 7)
+_CALLS = 32
+"""Runs at each batch size: so many rows at batch 1, seven times as many at batch 7, if the sample has them."""
+
+
+class Converted(NamedTuple):
+    """The best that conversion gave. Where `parity` has passed, the ONNX file is at the path that was given.
+
+    rows are what was compared, inputs the same as the ONNX model takes them.
+    """
+
+    parity: Parity
+    rows: Rows
+    signature: Signature | None = None
+    session: OnnxSession | None = None
+    inputs: Arrays = {}  # noqa: RUF012  never changed
+
+
+def convert(model: Any, candidates: Sequence[Rows], path: Path) -> Converted:
+    """Write the estimator to `path` as ONNX that answers as it does: with float32 inputs, else doubles, else not at all."""
+    attempts: list[tuple[str, tuple[Comparison, ...]]] = []
+    for rows_ in candidates:
+        for precision in (np.float32, np.float64) if _has_floats(rows_) else (np.float32,):
+            label = f"{np.dtype(precision).name} inputs" + (" as columns" if rows_.layout == "columns" else "")
+            try:
+                session, signature, inputs = _write(model, rows_, np.dtype(precision), path)
+                comparisons, wrong = hold_against(Estimator(model, rows_.layout), rows_.inputs, session, inputs)
+            except OpenMaaSError as error:
+                comparisons, wrong = (), error.message
+            if wrong is None:
+                reason = "; ".join(f"{failed} failed: {why}" for failed, why in _reasons(attempts)) or None
+                return Converted(_parity(True, rows_, comparisons, reason), rows_, signature, session, inputs)
+            attempts.append((f"{label}: {wrong}", comparisons))
+    path.unlink(missing_ok=True)
+    compared = next((comparisons for _, comparisons in attempts if comparisons), ())
+    return Converted(
+        _parity(False, candidates[0], compared, " ".join(dict.fromkeys(text for text, _ in attempts))), candidates[0]
+    )
+
+
+def _reasons(attempts: list[tuple[str, tuple[Comparison, ...]]]) -> list[tuple[str, str]]:
+    return [(label, why) for label, _, why in (text.partition(": ") for text, _ in attempts)]
+
+
+def _has_floats(rows_: Rows) -> bool:
+    return any(array.dtype.kind == "f" for array in rows_.inputs.values())
+
+
+def _parity(passed: bool, rows_: Rows, comparisons: tuple[Comparison, ...], reason: str | None) -> Parity:
+    import onnxruntime
+    import sklearn
+
+    return Parity(
+        source=f"scikit-learn {sklearn.__version__}",
+        target=f"onnxruntime {onnxruntime.__version__}",
+        passed=passed,
+        sample=rows_.origin,
+        rtol=RTOL,
+        atol=ATOL,
+        comparisons=comparisons,
+        reason=reason,
+    )
+
+
+# ── converting ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _write(model: Any, rows_: Rows, precision: np.dtype[Any], path: Path) -> tuple[OnnxSession, Signature, Arrays]:
+    """Raises OpenMaaSError when skl2onnx cannot convert it, or onnxruntime cannot load what came of it."""
+    inputs = {name: array.astype(precision) if array.dtype.kind == "f" else array for name, array in rows_.inputs.items()}
+    graph = _rename_outputs(_to_onnx(model, inputs), list(rows_.outputs))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(graph.SerializeToString())
+    session = OnnxSession(path, threads=2)
+    signature = read_signature(graph)
+    session.bind(signature)
+    return session, signature, inputs
+
+
+def _to_onnx(model: Any, inputs: Arrays) -> Any:
+    import warnings
+
+    from sklearn.base import is_classifier
+
+    try:
+        from skl2onnx import convert_sklearn
+
+        options = {id(model): {"zipmap": False}} if is_classifier(model) else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            types = [(name, _onnx_type(array)) for name, array in inputs.items()]
+            return convert_sklearn(
+                model, initial_types=types, options=options, name=type(model).__name__, target_opset=_opsets()
+            )
+    except Exception as error:
+        cause = _root(error)
+        said = without_paths(" ".join(str(cause).split()))[:300].rstrip(". ")
+        raise OpenMaaSError(f"skl2onnx cannot convert it ({type(cause).__name__}: {said}).") from None
+
+
+def _opsets() -> dict[str, int]:
+    """The newest that skl2onnx writes for every kind of model; it has not all of them in ai.onnx.ml 4 and later."""
+    import skl2onnx
+
+    return {"": skl2onnx.__max_supported_opset__, "ai.onnx.ml": 3}
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _onnx_type(array: NDArray[Any]) -> Any:
+    from skl2onnx.common import data_types
+
+    kinds = {
+        "float32": data_types.FloatTensorType,
+        "float64": data_types.DoubleTensorType,
+        "int64": data_types.Int64TensorType,
+        "bool": data_types.BooleanTensorType,
+        "object": data_types.StringTensorType,
+    }
+    return kinds[array.dtype.name]([None, *array.shape[1:]])
+
+
+def _rename_outputs(model: Any, names: Sequence[str]) -> Any:
+    """The graph with the estimator's own outputs only, under our names."""
+    import onnx
+
+    outputs = list(model.graph.output)
+    if len(outputs) < len(names):
+        raise OpenMaaSError(f"skl2onnx gives {len(outputs)} outputs, the estimator {len(names)}.")
+    new = dict(zip((value.name for value in outputs), names, strict=False))
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)} - set(new)
+    for value, name in zip(outputs, names, strict=False):
+        if name in taken or name in {given.name for given in model.graph.input}:
+            raise OpenMaaSError(f"The name {name!r} is taken inside the graph.")
+        for node in model.graph.node:
+            _replace(node.input, value.name, name)
+            _replace(node.output, value.name, name)
+        value.name = name
+    del model.graph.output[len(names) :]
+    onnx.checker.check_model(model)
+    return model
+
+
+def _replace(names: Any, old: str, new: str) -> None:
+    for index, name in enumerate(names):
+        if name == old:
+            names[index] = new
+
+
+# ── comparing ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def hold_against(
+    source: Estimator, given: Arrays, session: OnnxSession, inputs: Arrays
+) -> tuple[tuple[Comparison, ...], str | None]:
+    """Source and ONNX on the same rows at each batch size: what to store, and what is wrong (None when nothing is)."""
+    comparisons = []
+    reason = None
+    for batch in BATCHES:
+        count = max(batch, min(len(next(iter(given.values()))), _CALLS * batch) // batch * batch)
+        expected = _in_batches(source.answer, stretch(given, count), batch)
+        comparison, wrong = compare(batch, _in_batches(session.run, stretch(inputs, count), batch), expected)
+        comparisons.append(comparison)
+        reason = reason or wrong
+    return tuple(comparisons), f"{reason}." if reason else None
+
+
+def _in_batches(run: Any, inputs: Arrays, batch: int) -> Arrays:
+    count = len(next(iter(inputs.values())))
+    return stack([run(rows(inputs, start, start + batch)) for start in range(0, count, batch)])

@@ -1,0 +1,73 @@
+"""A live scikit-learn estimator as files: skops, ONNX where that gives the same answers, and a sample with the answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openmaas.core.errors import InvalidInput
+from openmaas.core.estimator import Arrays
+from openmaas.core.trusted import TRUSTED_TYPES
+from openmaas.formats.base import Exported
+from openmaas.formats.conversion import convert
+from openmaas.formats.description import FILE_NAME
+from openmaas.formats.layouts import arrays_of, fitting_rows
+from openmaas.formats.sample import EXPECTED
+
+_SKOPS, _ONNX, _SAMPLE = "model.skops", "model.onnx", "sample.npz"
+
+
+def export_estimator(model: Any, sample: Any, folder: Path) -> Exported:
+    """Write a fitted estimator into `folder`. Raises InvalidInput for one that is not fitted, or that no server could run."""
+    _require_fitted(model)
+    candidates = fitting_rows(model, arrays_of(sample) if sample is not None else None)
+    converted = convert(model, candidates, folder / _ONNX)
+    saved, reason = _save(model, folder / _SKOPS)
+    files = [_SKOPS] if saved else []
+    if converted.parity.passed:
+        _write_sample(folder / _SAMPLE, converted.inputs, converted.rows.outputs)
+        (folder / FILE_NAME).write_text(f"format: sklearn\nconverted: {_ONNX}\n", "utf-8")
+        files += [_ONNX, FILE_NAME]
+    elif saved and not reason:
+        _write_sample(folder / _SAMPLE, candidates[0].inputs, {})
+    else:
+        raise InvalidInput(
+            f"ONNX cannot give the estimator's answers ({converted.parity.reason}), and a server cannot load it: {reason}.",
+            code="not_exportable",
+            next_step="Build it from scikit-learn's own classes, or export ONNX yourself and push the file.",
+        )
+    return Exported(files=(*files, _SAMPLE), sample=_SAMPLE, parity=converted.parity)
+
+
+def _require_fitted(model: Any) -> None:
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    try:
+        check_is_fitted(model)
+    except (NotFittedError, TypeError) as error:
+        raise InvalidInput(
+            f"The {type(model).__name__} is not fitted: {error}", code="not_fitted", next_step="Call fit before push."
+        ) from None
+
+
+def _save(model: Any, path: Path) -> tuple[bool, str]:
+    """Whether skops could write it, and why a server could not load it (empty when it could)."""
+    import skops.io
+
+    try:
+        skops.io.dump(model, path)
+        foreign = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
+    except Exception as error:
+        path.unlink(missing_ok=True)
+        return False, f"skops cannot save it ({' '.join(str(error).split())[:200]})"
+    return True, f"it holds classes of your own ({', '.join(foreign[:8])})" if foreign else ""
+
+
+def _write_sample(path: Path, inputs: Arrays, expected: Arrays) -> None:
+    """Arrays by name; BYTES as fixed-width text, since an array of objects would be a pickle."""
+    arrays = inputs | {EXPECTED + name: array for name, array in expected.items()}
+    plain = {name: array.astype(np.bytes_) if array.dtype.kind == "O" else array for name, array in arrays.items()}
+    np.savez_compressed(path, allow_pickle=False, **plain)
