@@ -250,7 +250,7 @@ def _translate(error: DBAPIError) -> OpenMaaSError | None:
     if "disk is full" in cause or getattr(error.orig, "sqlstate", None) == _DISK_FULL_SQLSTATE:
         return StorageFull(
             "The database's disk is full; nothing was changed.",
-            next_step="Free some space (openmaas gc --apply frees what no version needs) and try again.",
+            next_step="Free some space (openmaas gc frees what no version needs) and try again.",
         )
     if "no such table" in cause or not isinstance(error, OperationalError):
         return None

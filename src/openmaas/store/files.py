@@ -55,7 +55,7 @@ def full_disk() -> Iterator[None]:
             raise
         raise StorageFull(
             "The disk of the data folder is full.",
-            next_step="Free some space (openmaas gc --apply frees what no version needs) and run the same command again.",
+            next_step="Free some space (openmaas gc frees what no version needs) and run the same command again.",
         ) from None
 
 

@@ -7,6 +7,8 @@ used twice and history keeps naming what it meant.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from sqlalchemy import BigInteger, Double, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -27,7 +29,7 @@ class Base(DeclarativeBase):
 class ModelRow(Base):
     """A registered name. It exists for people while `versions` > 0; the row stays, so that numbering goes on.
 
-    versions, latest, format and size sum up the versions that are not deleted, so that a listing reads one table.
+    versions counts those that are not deleted; latest, format and size are the newest one's. So a listing reads one table.
     """
 
     __tablename__ = "models"
@@ -119,7 +121,7 @@ class AliasMoveRow(Base):
     number: Mapped[int | None]
     previous: Mapped[int | None]
     base: Mapped[int | None] = mapped_column(ForeignKey("alias_moves.id"))
-    action: Mapped[str] = mapped_column(String(16))
+    action: Mapped[Literal["set", "rollback", "remove"]] = mapped_column(String(16))
     actor: Mapped[str] = mapped_column(Name)
     at: Mapped[float] = mapped_column(Double)
 
@@ -198,7 +200,7 @@ class DeploymentRow(Base):
     model: Mapped[str] = mapped_column(Name)
     revision: Mapped[int]
     serving: Mapped[int | None]
-    state: Mapped[str] = mapped_column(String(16))
+    state: Mapped[Literal["starting", "ready", "updating", "failed", "stopped"]] = mapped_column(String(16))
     actor: Mapped[str] = mapped_column(Name)
     created_at: Mapped[float] = mapped_column(Double)
     updated_at: Mapped[float] = mapped_column(Double)
@@ -220,8 +222,8 @@ class DeploymentRevisionRow(Base):
     model: Mapped[str] = mapped_column(Name)
     version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
     number: Mapped[int]
-    action: Mapped[str] = mapped_column(String(16))
-    state: Mapped[str] = mapped_column(String(16))
+    action: Mapped[Literal["deploy", "rollback", "undeploy"]] = mapped_column(String(16))
+    state: Mapped[Literal["starting", "ready", "failed", "superseded", "stopped"]] = mapped_column(String(16))
     options: Mapped[str] = mapped_column(Text)
     cause: Mapped[str | None] = mapped_column(Text)
     base: Mapped[int | None]

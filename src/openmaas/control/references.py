@@ -1,0 +1,52 @@
+"""From the names that people write to rows: `digits`, `digits:3`, `digits@champion`."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from openmaas.core.errors import NotFound
+from openmaas.core.names import Reference, check_alias, check_name, parse_reference
+from openmaas.store.tables import AliasRow, ModelRow, VersionRow
+
+
+def find_model(session: Session, project: str, name: str) -> ModelRow:
+    """The model, or NotFound. A model without versions does not exist."""
+    query = select(ModelRow).where(ModelRow.project == project, ModelRow.name == check_name(name), ModelRow.versions > 0)
+    model = session.scalar(query)
+    if model is None:
+        raise NotFound(
+            f"There is no model {name!r}.", code="model_not_found", next_step="openmaas ls shows the models that there are."
+        )
+    return model
+
+
+def find_version(session: Session, project: str, reference: str | Reference) -> tuple[ModelRow, VersionRow]:
+    """The version that a reference means now. Raises InvalidInput for what is no reference, NotFound for no such version."""
+    target = parse_reference(reference) if isinstance(reference, str) else reference
+    model = find_model(session, project, target.model)
+    number = target.number
+    if number is None:
+        number = _alias_number(session, model, target.alias) if target.alias else model.latest
+    query = select(VersionRow).where(
+        VersionRow.model_id == model.id, VersionRow.number == number, VersionRow.deleted_at.is_(None)
+    )
+    version = session.scalar(query)
+    if version is None:
+        raise NotFound(
+            f"There is no version {model.name}:{number}; the newest is {model.name}:{model.latest}.",
+            code="version_not_found",
+            next_step=f"openmaas show {model.name} names its versions.",
+        )
+    return model, version
+
+
+def _alias_number(session: Session, model: ModelRow, alias: str) -> int:
+    row = session.get(AliasRow, (model.id, check_alias(alias)))
+    if row is None:
+        raise NotFound(
+            f"{model.name} has no alias {alias!r}.",
+            code="alias_not_found",
+            next_step=f"openmaas alias {model.name}:{model.latest} {alias} sets it.",
+        )
+    return row.number
