@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from pathlib import Path
-from typing import BinaryIO
 
 _KEPT_LINES = 200
 _LONGEST_LINE = 4096
@@ -20,33 +20,18 @@ class LogFile:
     def __init__(self, path: Path, max_bytes: int = 10 * 2**20) -> None:
         self._path = path
         self._max_bytes = max_bytes
-        self._file: BinaryIO | None = None
-        self._size = 0
 
     def append(self, data: bytes) -> None:
-        """Take whole lines."""
+        """Take whole lines. The file is opened for each chunk of output: it may be removed at any time."""
         with contextlib.suppress(OSError):
-            if self._size and self._size + len(data) > self._max_bytes:
-                self._rotate()
-            if self._file is None:
-                self._open()
-            assert self._file is not None
-            self._size += self._file.write(data) or 0
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _open(self) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = self._path.open("ab", buffering=0)
-        self._path.chmod(0o600)
-        self._size = self._file.tell()
-
-    def _rotate(self) -> None:
-        self.close()
-        self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with os.fdopen(descriptor, "ab", buffering=0) as file:
+                if 0 < file.tell() > self._max_bytes - len(data):
+                    self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+                    self.append(data)
+                else:
+                    file.write(data)
 
 
 class Output:

@@ -1,0 +1,41 @@
+from openmaas.core.settings import Settings, load_settings
+from openmaas.fleet.environment import child_environment, server_environment
+
+GIVEN = {
+    "PATH": "/bin",
+    "LC_ALL": "C.UTF-8",
+    "PYTHONPATH": "/src",
+    "OMP_NUM_THREADS": "2",
+    "OPENMAAS_API_KEY": "omk_secret",
+    "OPENMAAS_DATABASE_URL": "postgresql://u:secret@h/d",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "GITHUB_TOKEN": "secret",
+    "PGPASSWORD": "secret",
+}
+SETTINGS = Settings(home="/h", database_url="postgresql+psycopg://u:secret@h/d", insecure=True, drain_timeout=7.5)
+
+
+def test_replicas_and_gateways_get_no_secret() -> None:
+    for kind in ("gateway", "replica"):
+        environment = child_environment(SETTINGS, kind, GIVEN)
+        assert not [name for name, value in environment.items() if "secret" in value]
+        assert environment["PATH"] == "/bin"
+        assert environment["OMP_NUM_THREADS"] == "2"
+
+
+def test_control_gets_what_the_database_and_the_bucket_need_and_no_client_key() -> None:
+    environment = child_environment(SETTINGS, "control", GIVEN)
+    assert environment["PGPASSWORD"] == environment["AWS_SECRET_ACCESS_KEY"] == "secret"
+    assert environment["OPENMAAS_DATABASE_URL"] == SETTINGS.database_url
+    assert "OPENMAAS_API_KEY" not in environment
+
+
+def test_a_replica_gets_the_bucket_credentials_where_models_lie_in_one() -> None:
+    bucket = Settings(home="/h", blobs_url="s3://bucket/prefix")
+    assert "AWS_SECRET_ACCESS_KEY" in child_environment(bucket, "replica", GIVEN)
+    assert "AWS_SECRET_ACCESS_KEY" not in child_environment(bucket, "gateway", GIVEN)
+
+
+def test_the_child_reads_the_settings_as_they_are() -> None:
+    assert load_settings(child_environment(SETTINGS, "control", GIVEN)) == SETTINGS
+    assert load_settings(server_environment(SETTINGS)) == SETTINGS
