@@ -74,7 +74,7 @@ def run(
                         console.print(f"round {turn + 1}: {_summary(peer, report.visits[-1])}", highlight=False)
                     except (ServerError, OSError, subprocess.SubprocessError) as error:
                         report.failures[peer.name] = str(error)
-                        console.print(f"[red]{peer.title}[/red]: {error}", highlight=False)
+                        console.print(f"{peer.title} failed: {error}", style="red", markup=False)
                 progress.advance(task)
             progress.update(task, description=f"{case.name}: round {turn + 1}, the engine alone")
             report.alone.append(engine_alone(case))

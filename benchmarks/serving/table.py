@@ -82,7 +82,10 @@ def notes(report: Report) -> list[str]:
         best = max(engine, key=lambda batch: engine[batch])
         rates = ", ".join(f"{_rate(engine[batch])} at batch {batch}" for batch in sorted({1, 32, best} & engine.keys()))
         found.append(f"onnxruntime alone in a loop, rows/s: {rates}.")
-    found += [f"{name} has no figures: {why.splitlines()[0]}" for name, why in report.failures.items()]
+    found += [
+        f"{report.titles[name]} failed and was left out of later rounds: {why.splitlines()[0]}"
+        for name, why in report.failures.items()
+    ]
     return found
 
 

@@ -64,7 +64,7 @@ class OpenMaas(Peer):
 def variables_of(work: Path) -> dict[str, str]:
     """A home below `work` and ports that are free now."""
     ports = {name: str(free_port()) for name in ("OPENMAAS_HTTP_PORT", "OPENMAAS_CONTROL_PORT")}
-    return {"OPENMAAS_HOME": str(work / "home"), **ports}
+    return {"OPENMAAS_HOME": str(work / "home"), "OPENMAAS_RUNTIME_DIR": str(work / "run"), **ports}
 
 
 def deploy(case: Case, work: Path) -> None:
