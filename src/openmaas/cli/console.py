@@ -62,10 +62,10 @@ def fields(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     return grid
 
 
-def state(name: str) -> Text:
+def state(name: str, remark: str = "") -> Text:
     """A state with its sign and colour."""
     sign, style = _STATES.get(name, ("·", "faint"))
-    return Text(f"{sign} {name}", style=style)
+    return Text.assemble((f"{sign} {name}", style), (f" {remark}" if remark else "", "faint"))
 
 
 def name(text: str) -> Text:
@@ -74,12 +74,12 @@ def name(text: str) -> Text:
 
 def done(message: str) -> None:
     """One line that says what was done."""
-    out().print(Text("✓ ", style="good") + Text(message), soft_wrap=True)
+    out().print(Text.assemble(("✓ ", "good"), message), soft_wrap=True)
 
 
 def hint(text: str) -> None:
     """What to do next."""
-    out().print(Text(_("next") + "  ", style="faint") + Text(text), soft_wrap=True)
+    out().print(Text.assemble((_("next") + "  ", "faint"), text), soft_wrap=True)
 
 
 def nothing(message: str) -> None:

@@ -49,4 +49,4 @@ def show_usage(message: str, command: str) -> None:
 
 
 def _line(console: Console, label: str, style: str, message: str, message_style: str = "") -> None:
-    console.print(Text(f"{label:>5}  ", style=style) + Text(message, style=message_style), soft_wrap=True)
+    console.print(Text.assemble((f"{label:>5}  ", style), (message, message_style)), soft_wrap=True)

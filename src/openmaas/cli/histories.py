@@ -19,16 +19,17 @@ T = TypeVar("T")
 
 def history(
     name: Annotated[str, typer.Argument(help=_("A model or a deployment."))],
-    limit: Limit = 50,
+    limit: Limit = None,
     everything: All = False,
     as_json: Json = False,
 ) -> None:
     """Show every move of a model's aliases and of a deployment, newest first."""
-    from openmaas.cli.console import nothing, print_json
+    from openmaas.cli.console import nothing, out, print_json
 
     client = connect()
-    aliases = _rows_or_none(client.history(name), limit, everything or as_json)
-    deployments = _rows_or_none(client.deployment_history(name), limit, everything or as_json)
+    everything = everything or (as_json and limit is None)
+    aliases = _rows_or_none(client.history(name), limit, everything)
+    deployments = _rows_or_none(client.deployment_history(name), limit, everything)
     if aliases is None and deployments is None:
         raise NotFound(
             _("There is no model and no deployment {name!r}.").format(name=name),
@@ -41,20 +42,22 @@ def history(
         nothing(_("Nothing moved yet."))
     if deployments:
         _print_deployments(deployments)
+    if deployments and aliases:
+        out().print()
     if aliases:
         _print_aliases(aliases)
 
 
-def _rows_or_none(pages: Pages[T], limit: int, everything: bool) -> list[T] | None:
+def _rows_or_none(pages: Pages[T], limit: int | None, everything: bool) -> list[T] | None:
     """The rows; None where the name is not known."""
-    from openmaas.cli.listings import remark, rows
+    from openmaas.cli.listings import first_rows, remark
 
     try:
-        found, total = rows(pages, limit, everything)
+        found = first_rows(pages, limit, everything)
     except NotFound:
         return None
-    remark(len(found), total)
-    return found
+    remark(found)
+    return found.items
 
 
 def _print_deployments(moves: list[DeploymentMove]) -> None:

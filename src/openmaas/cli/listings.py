@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from openmaas.cli.i18n import _
+from openmaas.core.resources import Page
 
 if TYPE_CHECKING:
     from openmaas.client import Pages
 
 T = TypeVar("T")
+DEFAULT_LIMIT = 50
 
 
-def rows(pages: Pages[T], limit: int, everything: bool) -> tuple[list[T], int]:
-    """Rows to show, and how many there are in all."""
+def first_rows(pages: Pages[T], limit: int | None, everything: bool) -> Page[T]:
+    """The rows to show, and how many there are in all; `next` is None when these are all."""
     if everything:
         found = list(pages)
-        return found, len(found)
+        return Page(items=found, total=len(found))
     page = pages.page()
-    return list(islice(page.items, limit)), page.total
+    items = page.items[: limit or DEFAULT_LIMIT]
+    return replace(page, items=items, next=page.next if len(items) < page.total else None)
 
 
-def remark(shown: int, total: int) -> None:
+def remark(page: Page[T]) -> None:
     """Say what is not shown."""
-    if total > shown:
+    if page.total > len(page.items):
         from openmaas.cli.console import nothing
 
-        nothing(_("{shown} of {total}; --all shows all, --limit N more.").format(shown=shown, total=total))
+        nothing(_("{shown} of {total}; --all shows all, --limit N more.").format(shown=len(page.items), total=page.total))

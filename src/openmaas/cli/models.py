@@ -11,39 +11,39 @@ from openmaas.cli.i18n import _, plural
 from openmaas.cli.options import All, Json, Limit, ReferenceArgument, Yes, confirm, connect
 
 if TYPE_CHECKING:
-    from openmaas.client import Client
-    from openmaas.core.resources import ModelSummary, VersionInfo
+    from openmaas.core.resources import ModelSummary, Page, VersionInfo
+
+_FILES = 20  # that `show` lists
 
 
 def ls(
     model: Annotated[str | None, typer.Argument(help=_("List this model's versions instead."))] = None,
     prefix: Annotated[str, typer.Option("--prefix", "-p", help=_("Only names that begin so."))] = "",
-    limit: Limit = 50,
+    limit: Limit = None,
     everything: All = False,
     as_json: Json = False,
 ) -> None:
-    """List models, or the versions of one. With --json all of them."""
-    client = connect()
-    if model is not None:
-        _list_versions(client, model, limit, everything, as_json)
-        return
+    """List models, or the versions of one. With --json all of them, unless --limit says fewer."""
     from openmaas.cli.console import print_json
-    from openmaas.cli.listings import rows
+    from openmaas.cli.listings import DEFAULT_LIMIT, first_rows
 
-    pages = client.models(prefix=prefix, page_size=None if everything or as_json else limit)
-    models, total = rows(pages, limit, everything or as_json)
-    if as_json:
-        print_json(models)
+    client = connect()
+    everything = everything or (as_json and limit is None)
+    size = None if everything else limit or DEFAULT_LIMIT
+    if model is not None:
+        versions = first_rows(client.versions(model, page_size=size), limit, everything)
+        print_json(versions) if as_json else _print_versions(versions)
     else:
-        _print_models(models, total, prefix)
+        models = first_rows(client.models(prefix=prefix, page_size=size), limit, everything)
+        print_json(models) if as_json else _print_models(models, prefix)
 
 
-def _print_models(models: list[ModelSummary], total: int, prefix: str) -> None:
+def _print_models(models: Page[ModelSummary], prefix: str) -> None:
     from openmaas.cli.console import name, nothing, out, table
     from openmaas.cli.listings import remark
     from openmaas.cli.units import ago, size
 
-    if not models:
+    if not models.items:
         nothing(
             _("No model begins with {prefix!r}.").format(prefix=prefix)
             if prefix
@@ -54,35 +54,31 @@ def _print_models(models: list[ModelSummary], total: int, prefix: str) -> None:
         _("MODEL"), _("FORMAT"), _("LATEST"), _("VERSIONS"), _("SIZE"), _("ALIASES"), _("UPDATED"),
         right=(_("LATEST"), _("VERSIONS"), _("SIZE")),
     )  # fmt: skip
-    for model in models:
+    for model in models.items:
         aliases = ", ".join(f"{alias} → {number}" for alias, number in sorted(model.aliases.items()))
         latest = "–" if model.latest is None else str(model.latest)
         made.add_row(
             name(model.name), model.format or "–", latest, str(model.versions), size(model.size), aliases, ago(model.updated_at)
         )
     out().print(made)
-    remark(len(models), total)
+    remark(models)
 
 
-def _list_versions(client: Client, model: str, limit: int, everything: bool, as_json: bool) -> None:
-    from openmaas.cli.console import name, out, print_json, table
-    from openmaas.cli.listings import remark, rows
+def _print_versions(versions: Page[VersionInfo]) -> None:
+    from openmaas.cli.console import name, out, table
+    from openmaas.cli.listings import remark
     from openmaas.cli.units import ago, size
 
-    versions, total = rows(client.versions(model, page_size=limit), limit, everything or as_json)
-    if as_json:
-        print_json(versions)
-        return
     made = table(
         _("VERSION"), _("FORMAT"), _("ENGINE"), _("SIZE"), _("DIGEST"), _("ALIASES"), _("PUSHED"), _("BY"), right=(_("SIZE"),)
     )
-    for version in versions:
+    for version in versions.items:
         made.add_row(
             name(f"{version.model}:{version.number}"), version.format, version.engine, size(version.size),
             version.digest[:12], ", ".join(version.aliases), ago(version.created_at), version.created_by,
         )  # fmt: skip
     out().print(made)
-    remark(len(versions), total)
+    remark(versions)
 
 
 def show(reference: ReferenceArgument, as_json: Json = False) -> None:
@@ -115,10 +111,10 @@ def print_version(version: VersionInfo) -> None:
         (_("pushed"), _("{ago} by {actor}, {clock}").format(
             ago=ago(version.created_at), actor=version.created_by, clock=clock(version.created_at)
         )),
-        *((_("parent"), version.parent) for _parent in (1,) if version.parent),
-        *((_("recipe"), version.recipe) for _recipe in (1,) if version.recipe),
         *_described(version.manifest),
-        *((key, str(value)) for key, value in sorted(version.metadata.items())),
+        *_labelled(_("metadata"), [f"{key} = {value}" for key, value in sorted(version.metadata.items())]),
+        *_labelled(_("parent"), [version.parent] if version.parent else []),
+        *_labelled(_("recipe"), [version.recipe] if version.recipe else []),
     ]  # fmt: skip
     console.print(fields(rows))
     if version.card:
@@ -130,18 +126,26 @@ def print_version(version: VersionInfo) -> None:
 
 def _described(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """Signature, batching, parity, files and notes of a manifest."""
+    return [
+        *_labelled(_("inputs"), [_tensor(spec) for spec in manifest["signature"]["inputs"]]),
+        *_labelled(_("outputs"), [_tensor(spec) for spec in manifest["signature"]["outputs"]]),
+        (_("batching"), manifest.get("batching") or (_("yes") if manifest.get("batchable") else _("no"))),
+        *_labelled(_("parity"), parity_lines(manifest["parity"]) if manifest.get("parity") else []),
+        *_labelled(_("files"), _files(manifest["files"])),
+        *_labelled(_("notes"), list(manifest.get("notes", ()))),
+    ]
+
+
+def _labelled(label: str, lines: list[str]) -> list[tuple[str, str]]:
+    """The label stands before the first line only."""
+    return [(label if index == 0 else "", line) for index, line in enumerate(lines)]
+
+
+def _files(entries: list[dict[str, Any]]) -> list[str]:
     from openmaas.cli.units import size
 
-    rows = [(_("input"), _tensor(spec)) for spec in manifest["signature"]["inputs"]]
-    rows += [(_("output"), _tensor(spec)) for spec in manifest["signature"]["outputs"]]
-    batching = manifest.get("batching") or (_("yes") if manifest.get("batchable") else _("no"))
-    rows.append((_("batching"), batching))
-    if manifest.get("parity"):
-        rows += [(_("parity"), line) for line in parity_lines(manifest["parity"])]
-    rows += [(_("file"), f"{entry['path']}  {size(entry['size'])}  {entry['sha256'][:12]}") for entry in manifest["files"][:20]]
-    if len(manifest["files"]) > 20:
-        rows.append(("", _("and {n} more").format(n=len(manifest["files"]) - 20)))
-    return rows + [(_("note"), note) for note in manifest.get("notes", ())]
+    lines = [f"{entry['path']}  {size(entry['size'])}  {entry['sha256'][:12]}" for entry in entries[:_FILES]]
+    return lines + ([_("and {n} more").format(n=len(entries) - _FILES)] if len(entries) > _FILES else [])
 
 
 def _tensor(spec: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ def _print(deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> No
     )  # fmt: skip
     for deployment in deployments:
         version = f"{deployment.model}:{deployment.version}"
-        made.add_row(name(deployment.name), version, state(deployment.state), "", "", "", _ready(deployment))
+        made.add_row(name(deployment.name), version, state(deployment.state, _ready(deployment)))
         own = [replica for replica in replicas if replica.deployment == deployment.name]
         for index, replica in enumerate(own):
             made.add_row(*_row(replica, deployment, last=index == len(own) - 1))
@@ -56,7 +56,8 @@ def _print(deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> No
 
 def _ready(deployment: DeploymentInfo) -> str:
     serving = deployment.serving not in (None, deployment.version)
-    return f"{deployment.ready}/{deployment.replicas}" + (_(", {n} serves").format(n=deployment.serving) if serving else "")
+    count = f"{deployment.ready}/{deployment.replicas}"
+    return _("{count}, version {n} serves").format(count=count, n=deployment.serving) if serving else count
 
 
 def _row(replica: ReplicaInfo, deployment: DeploymentInfo, last: bool) -> list[Any]:

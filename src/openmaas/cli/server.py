@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,12 +11,17 @@ from openmaas.cli.i18n import _
 from openmaas.cli.options import Json, connect
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from openmaas.core.resources import Finding, ServerStatus
+    from openmaas.core.settings import Settings
+
+Home = Annotated[str | None, typer.Option("--home", help=_("Data folder (OPENMAAS_HOME)."))]
 
 
 def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help=_("Return when everything is ready."))] = False,
-    home: Annotated[str | None, typer.Option("--home", help=_("Data folder (OPENMAAS_HOME)."))] = None,
+    home: Home = None,
     host: Annotated[str | None, typer.Option("--host", help=_("Address to bind to (OPENMAAS_HOST)."))] = None,
     http_port: Annotated[int | None, typer.Option("--http-port", help=_("Port for predictions (OPENMAAS_HTTP_PORT)."))] = None,
     control_port: Annotated[
@@ -39,17 +45,49 @@ def up(
         home=home, host=host, http_port=http_port, control_port=control_port, gateways=gateways, tls_cert=tls_cert,
         tls_key=tls_key, insecure=insecure or None,
     )  # fmt: skip
-    bootstrap.up(settings, detach=detach)
+    first = not _key_path(settings).exists()
+    if detach:
+        bootstrap.start_detached(settings)
+        _announce(settings, first)
+    else:
+        bootstrap.run_server(settings, lambda _running: _announce(settings, first))
 
 
-def down() -> None:
+def _key_path(settings: Settings) -> Path:
+    return settings.home_path / "admin.key"
+
+
+def _announce(settings: Settings, first: bool) -> None:
+    """Say where the server is. The admin key is shown when it was made, and never again."""
+    import openmaas
+    from openmaas.cli.console import done, fields, hint, name, out
+
+    done(_("OpenMaaS {version} is ready.").format(version=openmaas.__version__))
+    rows: list[tuple[str, RenderableType]] = [
+        (_("gateway"), name(settings.url(settings.http_port))),
+        (_("control"), name(settings.url(settings.control_port))),
+        (_("home"), str(settings.home_path)),
+    ]
+    if first:
+        key = _key_path(settings).read_text().strip()
+        rows.append((_("admin key"), key))
+        rows.append(("", _("kept in {path}; it is not shown again").format(path=_key_path(settings))))
+    out().print(fields(rows))
+    hint("openmaas push PATH --name NAME")
+
+
+def down(home: Home = None) -> None:
     """Stop the server of OPENMAAS_HOME: requests in flight end first."""
     from openmaas import bootstrap
-    from openmaas.cli.console import done
+    from openmaas.cli.console import done, nothing
     from openmaas.core.settings import load_settings
 
-    bootstrap.down(load_settings())
-    done(_("Stopped."))
+    settings = load_settings(home=home)
+    running = bootstrap.stop_server(settings)
+    if running is None:
+        nothing(_("No server runs for {home}.").format(home=settings.home_path))
+    else:
+        done(_("The server (pid {pid}) has stopped.").format(pid=running.pid))
 
 
 def status(as_json: Json = False) -> None:
@@ -107,8 +145,8 @@ def _print_findings(findings: list[Finding]) -> None:
 
     console = out()
     for finding in findings:
-        sign = Text("✓ ", style="good") if finding.ok else Text("✗ ", style="bad")
-        console.print(sign + Text(f"{finding.check}  ", style="name") + Text(finding.message), soft_wrap=True)
+        sign = ("✓ ", "good") if finding.ok else ("✗ ", "bad")
+        console.print(Text.assemble(sign, (f"{finding.check}  ", "name"), finding.message), soft_wrap=True)
         if finding.next_step:
             console.print(Text(f"  {_('next')}  {finding.next_step}", style="faint"), soft_wrap=True)
 
