@@ -17,10 +17,11 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     import typer
 
-    from openmaas.cli.app import app
+    from openmaas.cli.app import NAMES, build_app
     from openmaas.core.errors import OpenMaaSError
 
     try:
+        app = build_app(arguments[0] if arguments and arguments[0] in NAMES else None)
         result = app(arguments, prog_name="openmaas", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except OpenMaaSError as error:
