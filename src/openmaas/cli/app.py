@@ -8,7 +8,7 @@ import typer
 
 from openmaas.cli.i18n import _
 
-_COMMANDS: dict[str, dict[str, str]] = {
+PANELS: dict[str, dict[str, str]] = {
     _("Server"): {"up": "server", "down": "server", "status": "server", "doctor": "server", "version": "server"},
     _("Models"): {
         "push": "pushes", "ls": "models", "show": "models", "alias": "aliases", "history": "histories", "rm": "models",
@@ -22,7 +22,7 @@ _COMMANDS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 """Panel of the help page → command → the file here that has it."""
 
-NAMES = tuple(name for panel in _COMMANDS.values() for name in panel)
+NAMES = tuple(name for panel in PANELS.values() for name in panel)
 
 
 def build_app(only: str | None = None) -> typer.Typer:
@@ -34,7 +34,7 @@ def build_app(only: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
-    for panel, commands in _COMMANDS.items():
+    for panel, commands in PANELS.items():
         for name, file in commands.items():
             if only in (None, name):
                 command = getattr(import_module(f"openmaas.cli.{file}"), name)
