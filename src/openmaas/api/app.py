@@ -1,0 +1,33 @@
+"""The REST application: every noun's routes behind one door."""
+
+from __future__ import annotations
+
+import asyncio
+
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from openmaas import __version__
+from openmaas.api import approvals, deployments, models, server, uploads, versions
+from openmaas.api.answers import on_error, on_http_error, on_invalid_request
+from openmaas.api.door import Door
+from openmaas.api.services import Services
+from openmaas.core.errors import OpenMaaSError
+
+PREFIX = "/api/v1"
+
+
+def create_app(services: Services) -> Door:
+    """An ASGI application. Call it on the event loop that serves it."""
+    app = FastAPI(title="OpenMaaS", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.services = services
+    app.state.chunks = asyncio.Semaphore(uploads.CHUNKS)
+    app.state.completing = CapacityLimiter(uploads.COMPLETING)
+    for noun in (models, versions, uploads, approvals, deployments, server):
+        app.include_router(noun.routes, prefix=PREFIX)
+    app.add_exception_handler(OpenMaaSError, on_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    return Door(app, services)

@@ -1,0 +1,121 @@
+"""Bodies that come in: bounded before they are read, with a deadline, and as strict JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+
+from openmaas.core.errors import Cancelled, InvalidInput, RequestTimeout, TooLarge
+
+JSON_LIMIT = 2**20
+_LEAST = 64 * 1024  # bytes that must arrive within each body_timeout, so that a dripping client does not stay
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+def allow_body(limit: int) -> Callable[[Endpoint], Endpoint]:
+    """Let a route take JSON bodies of more than 1 MiB."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        endpoint.body_limit = limit  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
+
+
+class StrictRequest(Request):
+    """A request whose body is read within bounds, however it is asked for."""
+
+    body_limit = JSON_LIMIT
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The body in pieces. Raises TooLarge, RequestTimeout, and Cancelled when the client is gone."""
+        _check_length(self.headers.get("content-length"), self.body_limit)
+        pieces = super().stream()
+        pace = _Pace(self.app.state.services.settings.body_timeout)
+        while True:
+            try:
+                async with asyncio.timeout_at(pace.deadline):
+                    piece = await anext(pieces)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise RequestTimeout(
+                    f"The body did not arrive: fewer than {_LEAST} bytes in {pace.seconds:g} s.",
+                    next_step="Send it faster, or raise OPENMAAS_BODY_TIMEOUT.",
+                ) from None
+            except ClientDisconnect:
+                raise Cancelled("The client left before its body had arrived.") from None
+            if pace.received + len(piece) > self.body_limit:
+                raise _too_large(self.body_limit)
+            pace.count(len(piece))
+            yield piece
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body, of at most `limit` bytes."""
+        self.body_limit = limit
+        return await self.body()
+
+    async def json(self) -> Any:
+        """Strict: no NaN, no Infinity, no lone surrogates. Raises InvalidInput that says where it broke."""
+        body = await self.body()
+        try:
+            return msgspec.json.decode(body)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"The body is not JSON: {error}.", code="invalid_json") from None
+
+
+class _Pace:
+    """Moves the deadline on whenever enough has arrived."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.received = 0
+        self._mark = 0
+        self._rewind()
+
+    def count(self, size: int) -> None:
+        self.received += size
+        if self.received - self._mark >= _LEAST:
+            self._mark = self.received
+            self._rewind()
+
+    def _rewind(self) -> None:
+        self.deadline = asyncio.get_running_loop().time() + self.seconds
+
+
+class StrictRoute(APIRoute):
+    """A route whose requests are StrictRequests."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        limit = getattr(self.endpoint, "body_limit", JSON_LIMIT)
+
+        async def strict(request: Request) -> Response:
+            bounded = StrictRequest(request.scope, request.receive, request._send)
+            bounded.body_limit = limit
+            return await handle(bounded)
+
+        return strict
+
+
+def router() -> APIRouter:
+    """A router for the routes of one noun."""
+    return APIRouter(route_class=StrictRoute)
+
+
+def _check_length(text: str | None, limit: int) -> None:
+    """Before anything is read. A length that lies is found out by counting."""
+    if text is not None and not (text.isascii() and text.isdigit()):
+        raise InvalidInput(f"Content-Length is {text[:40]!r}.", code="invalid_length")
+    if text is not None and (len(text) > 18 or int(text) > limit):
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The body has more than {limit} bytes.", code="body_too_large")

@@ -1,0 +1,80 @@
+"""What the doors call: every service of control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from openmaas.control.aliases import AliasService
+from openmaas.control.approvals import ApprovalService
+from openmaas.control.deployments import DeploymentService
+from openmaas.control.doctor import DoctorService
+from openmaas.control.garbage import GarbageService
+from openmaas.control.keys import KeyService, Principal
+from openmaas.control.models import ModelService
+from openmaas.control.observed import Fleet
+from openmaas.control.parts import Parts
+from openmaas.control.pushes import PushService
+from openmaas.control.status import StatusService
+from openmaas.control.uploads import UploadService
+from openmaas.control.versions import VersionService
+from openmaas.core.settings import Settings
+from openmaas.store.blobs import open_blobs
+from openmaas.store.database import Database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """One of each."""
+
+    settings: Settings
+    models: ModelService
+    versions: VersionService
+    aliases: AliasService
+    uploads: UploadService
+    pushes: PushService
+    approvals: ApprovalService
+    garbage: GarbageService
+    keys: KeyService
+    deployments: DeploymentService
+    status: StatusService
+    doctor: DoctorService
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def _caller(request: Request) -> Principal:
+    """Set by the door (api/door.py), without which no route is reached."""
+    principal: Principal = request.scope["principal"]
+    return principal
+
+
+With = Annotated[Services, Depends(_services)]
+Caller = Annotated[Principal, Depends(_caller)]
+
+
+def build_services(settings: Settings, database: Database, fleet: Fleet, changed: Callable[[], None]) -> Services:
+    """All of them, by hand. `changed` is called after each commit that gateways or replicas must hear of, from any thread."""
+    blobs, parts = open_blobs(settings), Parts(settings)
+    approvals = ApprovalService(database)
+    uploads = UploadService(settings, database, blobs, parts)
+    return Services(
+        settings=settings,
+        models=ModelService(database, changed),
+        versions=VersionService(database, blobs),
+        aliases=AliasService(database, changed),
+        uploads=uploads,
+        pushes=PushService(settings, database, blobs, parts, uploads, approvals),
+        approvals=approvals,
+        garbage=GarbageService(settings, database, blobs, parts),
+        keys=KeyService(settings, database, changed),
+        deployments=DeploymentService(database, fleet, changed, settings.home_path / "logs" / "deployments"),
+        status=StatusService(settings, database, fleet),
+        doctor=DoctorService(settings, database, blobs, fleet),
+    )

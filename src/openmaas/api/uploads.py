@@ -1,0 +1,59 @@
+"""/uploads: files in chunks, and what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Query, Request
+
+from openmaas.api.bodies import StrictRequest, allow_body, router
+from openmaas.api.services import Caller, With
+from openmaas.core.errors import Forbidden, Unavailable
+from openmaas.core.resources import PushResult, UploadInfo, UploadRequest
+
+routes = router()
+CHUNKS = 16  # in memory at once
+COMPLETING = 2  # examined at once; others wait, without holding a thread that quick requests need
+_MOST_FILES_BODY = 8 * 2**20  # bytes of JSON that 10,000 files take
+_OFFSET = Annotated[int, Query(ge=0, le=2**62)]
+
+
+@routes.post("/uploads")
+@allow_body(_MOST_FILES_BODY)
+def begin_upload(services: With, caller: Caller, upload: UploadRequest) -> UploadInfo:
+    if upload.project != caller.project:
+        raise Forbidden(f"This key is of the project {caller.project!r}, not of {upload.project[:80]!r}.", code="other_project")
+    return services.uploads.begin(upload, actor=caller.id, project=caller.project)
+
+
+@routes.get("/uploads/{upload}")
+def get_upload(services: With, caller: Caller, upload: str) -> UploadInfo:
+    return services.uploads.get(upload, project=caller.project)
+
+
+@routes.delete("/uploads/{upload}", status_code=204)
+def delete_upload(services: With, caller: Caller, upload: str) -> None:
+    services.uploads.delete(upload, project=caller.project)
+
+
+@routes.put("/uploads/{upload}/files/{sha256}")
+async def write_chunk(
+    request: Request, services: With, caller: Caller, upload: str, sha256: str, offset: _OFFSET
+) -> UploadInfo:
+    assert isinstance(request, StrictRequest)
+    room: asyncio.Semaphore = request.app.state.chunks
+    if room.locked():
+        raise Unavailable(f"{CHUNKS} chunks are arriving already.", code="too_many_chunks", retry_after=1)
+    async with room:
+        data = await request.read(services.settings.chunk_size)
+        return await to_thread.run_sync(lambda: services.uploads.write(upload, sha256, offset, data, project=caller.project))
+
+
+@routes.post("/uploads/{upload}/complete")
+async def complete_upload(request: Request, services: With, caller: Caller, upload: str) -> PushResult:
+    limiter: CapacityLimiter = request.app.state.completing
+    return await to_thread.run_sync(
+        lambda: services.pushes.complete(upload, actor=caller.id, project=caller.project), limiter=limiter
+    )

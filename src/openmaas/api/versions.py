@@ -1,0 +1,37 @@
+"""/versions: one version by its reference, and its files."""
+
+from __future__ import annotations
+
+from fastapi.responses import StreamingResponse
+
+from openmaas.api.bodies import router
+from openmaas.api.services import Caller, With
+from openmaas.core.resources import VersionChange, VersionInfo
+
+routes = router()
+
+
+@routes.get("/versions/{reference}")
+def get_version(services: With, caller: Caller, reference: str) -> VersionInfo:
+    return services.versions.get(reference, project=caller.project)
+
+
+@routes.patch("/versions/{reference}")
+def change_version(services: With, caller: Caller, reference: str, change: VersionChange) -> VersionInfo:
+    return services.versions.change(reference, change, project=caller.project)
+
+
+@routes.delete("/versions/{reference}", status_code=204)
+def delete_version(services: With, caller: Caller, reference: str) -> None:
+    services.versions.delete(reference, project=caller.project)
+
+
+@routes.get("/versions/{reference}/files/{path:path}", response_class=StreamingResponse)
+def read_file(services: With, caller: Caller, reference: str, path: str) -> StreamingResponse:
+    entry, chunks = services.versions.read_file(reference, path, project=caller.project)
+    headers = {
+        "content-length": str(entry.size),
+        "etag": f'"{entry.sha256}"',
+        "content-disposition": "attachment",  # whatever is in it, a browser must not show it as a page of ours
+    }
+    return StreamingResponse(chunks, headers=headers, media_type="application/octet-stream")
