@@ -5,6 +5,7 @@ Everything that a command needs is imported when that command runs, so that each
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -34,7 +35,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader left; there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; what is still buffered has nowhere to go
         return 141
     except Exception as error:
         from openmaas.cli.failures import show_bug

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEFAULT_LIMIT = 50
+LARGEST_PAGE = 500  # that the server gives
 
 
 def first_rows(pages: Pages[T], limit: int | None, everything: bool) -> Page[T]:

@@ -25,11 +25,11 @@ def ls(
 ) -> None:
     """List models, or the versions of one. With --json all of them, unless --limit says fewer."""
     from openmaas.cli.console import print_json
-    from openmaas.cli.listings import DEFAULT_LIMIT, first_rows
+    from openmaas.cli.listings import DEFAULT_LIMIT, LARGEST_PAGE, first_rows
 
     client = connect()
     everything = everything or (as_json and limit is None)
-    size = None if everything else limit or DEFAULT_LIMIT
+    size = LARGEST_PAGE if everything else limit or DEFAULT_LIMIT
     if model is not None:
         versions = first_rows(client.versions(model, page_size=size), limit, everything)
         print_json(versions) if as_json else _print_versions(versions)

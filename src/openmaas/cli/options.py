@@ -17,7 +17,7 @@ ReferenceArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help=_("A version: digits (its newest), digits:3 or digits@champion."))
 ]
 DeploymentArgument = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help=_("A deployment's name."))]
-Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, max=1000, help=_("Rows to show; 50 without."))]
+Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, max=500, help=_("Rows to show; 50 without."))]
 All = Annotated[bool, typer.Option("--all", "-a", help=_("Show all rows."))]
 
 
