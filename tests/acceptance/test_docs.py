@@ -82,3 +82,9 @@ def _run(language: str, code: str, server: Server, folder: Path) -> None:
     environment = {**server.environment, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    named = re.findall(r"`([a-z_]+/[a-z_/]*[a-z_]+\.py)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert len(named) > 20
+    assert [path for path in named if not (ROOT / "src" / "openmaas" / path).is_file()] == []
