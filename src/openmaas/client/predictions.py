@@ -74,12 +74,15 @@ def _parts(key: tuple[str, str]) -> tuple[str, ...]:
 def _infer(key: tuple[str, str], data: Data, signature: Signature, timeout: float | None) -> Operation[dict[str, Tensor]]:
     from openmaas.client.tensors import as_inputs, decode_answer, encode_request
 
-    body, json_size = encode_request(as_inputs(data, signature), signature, timeout)
+    body, json_size = encode_request(as_inputs(data, signature), signature)
+    headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(json_size)}
+    if timeout is not None:
+        headers["x-request-timeout"] = f"{timeout:.6f}"
     request = Request(
         "POST",
         (*_parts(key), "infer"),
         door="gateway",
-        headers={"content-type": "application/octet-stream", "inference-header-content-length": str(json_size)},
+        headers=headers,
         body=body,
         timeout=3600.0 if timeout is None else timeout + _MARGIN,
     )

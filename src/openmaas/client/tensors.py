@@ -123,8 +123,8 @@ def _fits(array: Tensor, spec: TensorSpec) -> bool:
     return all(declared in (-1, size) for declared, size in zip(spec.shape, array.shape, strict=True))
 
 
-def encode_request(inputs: Mapping[str, Tensor], signature: Signature, timeout: float | None) -> tuple[bytes, int]:
-    """The body of an infer request and the length of its JSON part. timeout: seconds that the server may take."""
+def encode_request(inputs: Mapping[str, Tensor], signature: Signature) -> tuple[bytes, int]:
+    """The body of an infer request and the length of its JSON part; the answer is asked for in binary."""
     blobs = {spec.name: _blob(inputs[spec.name], spec) for spec in signature.inputs}
     described = [
         {
@@ -135,10 +135,7 @@ def encode_request(inputs: Mapping[str, Tensor], signature: Signature, timeout: 
         }
         for spec in signature.inputs
     ]
-    parameters: dict[str, Any] = {"binary_data_output": True}
-    if timeout is not None:
-        parameters["timeout"] = max(1, round(timeout * 1e6))
-    head = msgspec.json.encode({"inputs": described, "parameters": parameters})
+    head = msgspec.json.encode({"inputs": described, "parameters": {"binary_data_output": True}})
     return head + b"".join(blobs.values()), len(head)
 
 

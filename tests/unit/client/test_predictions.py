@@ -46,6 +46,9 @@ def test_predict_gives_arrays_by_output_name_and_asks_for_the_signature_once() -
     assert transport.seen[1].target == "/v2/models/m/infer"
     client.predict("m", [1, 2, 3], version="champion")
     assert transport.seen[-1].target == "/v2/models/m/versions/champion/infer"
+    assert "x-request-timeout" not in transport.seen[-1].headers
+    client.predict("m", [1, 2, 3], timeout=1.5)
+    assert float(transport.seen[-1].headers["x-request-timeout"]) == 1.5
 
 
 def test_another_version_with_other_inputs_is_noticed() -> None:
