@@ -20,15 +20,16 @@ class NoPostgres(Exception):
 
 
 class Postgres:
-    """A running server. `fresh_database` gives the URL of an empty database."""
+    """A running server. Ended by whoever started it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def fresh_database(self) -> str:
-        name = f"test_{uuid4().hex}"
+    def fresh_database(self, template: str = "template1") -> str:
+        """The URL of a new database, a copy of another by its URL or name."""
+        name, source = f"test_{uuid4().hex}", template.partition("@/")[2].partition("?")[0] or template
         with psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {source}")
         return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
 
 

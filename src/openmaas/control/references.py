@@ -28,10 +28,9 @@ def find_version(session: Session, project: str, reference: str | Reference) -> 
     number = target.number
     if number is None:
         number = _alias_number(session, model, target.alias) if target.alias else model.latest
-    query = select(VersionRow).where(
-        VersionRow.model_id == model.id, VersionRow.number == number, VersionRow.deleted_at.is_(None)
-    )
-    version = session.scalar(query)
+    query = select(VersionRow).where(VersionRow.model_id == model.id, VersionRow.number == number)
+    known = number is not None and 0 < number <= model.last_number  # beyond it, a number may be more than a database holds
+    version = session.scalar(query.where(VersionRow.deleted_at.is_(None))) if known else None
     if version is None:
         raise NotFound(
             f"There is no version {model.name}:{number}; the newest is {model.name}:{model.latest}.",

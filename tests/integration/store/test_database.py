@@ -23,10 +23,12 @@ def approval(number: int) -> ApprovalRow:
     return ApprovalRow(project="default", sha256=f"{number:064x}", reason="", actor="admin", at=1.0)
 
 
-def test_the_migrations_give_exactly_the_tables_that_the_code_uses(database: Database) -> None:
+def test_the_migrations_give_exactly_the_tables_that_the_code_uses(empty_settings: Settings) -> None:
+    database = open_database(empty_settings)
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
+    database.close()
 
 
 def test_head_names_the_newest_migration() -> None:
