@@ -174,9 +174,10 @@ class StorageFull(OpenMaaSError):
     status, default_code = 507, "storage_full"
 
 
+# Of two with one status, the one that gives codes of its own comes first.
 _TREE: tuple[type[OpenMaaSError], ...] = (
-    OpenMaaSError, InvalidInput, Unauthenticated, Forbidden, NotFound, RequestTimeout, Conflict, TooLarge, Refused,
-    LimitReached, Cancelled, EngineFailed, Unavailable, LinkLost, DeadlineExceeded, StorageFull,
+    InvalidInput, Unauthenticated, Forbidden, NotFound, RequestTimeout, Conflict, TooLarge, Refused, LimitReached, Cancelled,
+    EngineFailed, OpenMaaSError, Unavailable, LinkLost, DeadlineExceeded, StorageFull,
 )  # fmt: skip
 
 

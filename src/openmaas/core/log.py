@@ -23,17 +23,28 @@ def _redact_text(text: str) -> str:
 
 def redact(_logger: Any, _method: str, event: Any) -> Any:
     """structlog processor: no key, bearer token or URL password leaves the process."""
-    for name, value in event.items():
-        if name.lower().replace("-", "_") in _SECRET_FIELDS:
-            event[name] = "***"
-        elif isinstance(value, str):
-            event[name] = _redact_text(value)
-    return event
+    return _redacted(event)
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return _redact_text(value)
+    if isinstance(value, dict):
+        return {name: "***" if _is_secret(name) else _redacted(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(inner) for inner in value]
+    return value
+
+
+def _is_secret(field: object) -> bool:
+    return str(field).lower().replace("-", "_") in _SECRET_FIELDS
 
 
 def configure_logging(process: str, level: str = "info") -> None:
     """Set up structlog for this process; every line names it."""
-    renderer: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    # The plain formatter, since the fancy one prints the variables of each frame: request headers among them.
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = console if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
