@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from openmaas.core.resources import ModelSummary, Page, VersionInfo
 
 _FILES = 20  # that `show` lists
+_CARD_WIDTH = 100
 
 
 def ls(
@@ -121,7 +122,7 @@ def print_version(version: VersionInfo) -> None:
         from rich.markdown import Markdown
 
         console.print()
-        console.print(Markdown(version.card))
+        console.print(Markdown(version.card), width=min(console.width, _CARD_WIDTH))
 
 
 def _described(manifest: dict[str, Any]) -> list[tuple[str, str]]:

@@ -45,20 +45,27 @@ def up(
         home=home, host=host, http_port=http_port, control_port=control_port, gateways=gateways, tls_cert=tls_cert,
         tls_key=tls_key, insecure=insecure or None,
     )  # fmt: skip
-    first = not _key_path(settings).exists()
+    known = _read_key(settings)
     if detach:
         bootstrap.start_detached(settings)
-        _announce(settings, first)
+        _announce(settings, known)
     else:
-        bootstrap.run_server(settings, lambda _running: _announce(settings, first))
+        bootstrap.run_server(settings, lambda _running: _announce(settings, known))
 
 
 def _key_path(settings: Settings) -> Path:
     return settings.home_path / "admin.key"
 
 
-def _announce(settings: Settings, first: bool) -> None:
-    """Say where the server is. The admin key is shown when it was made, and never again."""
+def _read_key(settings: Settings) -> str:
+    try:
+        return _key_path(settings).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _announce(settings: Settings, known: str) -> None:
+    """Say where the server is. The admin key is shown when it was made just now, and never again."""
     import openmaas
     from openmaas.cli.console import done, fields, hint, name, out
 
@@ -68,8 +75,8 @@ def _announce(settings: Settings, first: bool) -> None:
         (_("control"), name(settings.url(settings.control_port))),
         (_("home"), str(settings.home_path)),
     ]
-    if first:
-        key = _key_path(settings).read_text().strip()
+    key = _read_key(settings)
+    if key != known:
         rows.append((_("admin key"), key))
         rows.append(("", _("kept in {path}; it is not shown again").format(path=_key_path(settings))))
     out().print(fields(rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import IO, Any
 
@@ -118,17 +118,17 @@ def _download(reference: str, entry: FileEntry, path: Path) -> Operation[None]:
     if (yield Work(lambda: path.is_file() and path.stat().st_size == entry.size and _digest(path) == entry.sha256)):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", dir=path.parent)
+    part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("xb") as file:
             digest = yield from _receive(reference, entry, file)
         if digest != entry.sha256:
             raise Refused(
                 f"What arrived for {entry.path!r} has the digest {digest}, {entry.sha256} was expected.", code="digest_mismatch"
             )
-        Path(name).replace(path)
+        part.replace(path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def _receive(reference: str, entry: FileEntry, file: IO[bytes]) -> Operation[str]:

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,8 +71,9 @@ class Uploads(Session):
 
         model: the path of a file or folder, or a live object that an installed format understands (a fitted scikit-learn
         estimator, an onnx.ModelProto). name: of the model; for a path its own name without.
-        sample: input rows, an array of shape (rows, …) or a mapping of input names to arrays; a conversion is compared with
-        its source on them. metadata: free JSON. card: Markdown. parent and recipe: what the version was made from, and how.
+        sample: input rows, an array of shape (rows, …) or a mapping of input names to arrays; beside a path also the path of a
+        .npy, .npz, JSON or CSV file. A conversion is compared with its source on them.
+        metadata: free JSON. card: Markdown. parent and recipe: what the version was made from, and how.
         progress: told after each piece.
 
         The same files pushed twice give the same version (`created` is False). A push that was cut off goes on where it
@@ -125,9 +127,18 @@ def _pack_path(path: Path, sample: Any, folder: Path) -> _Package:
     files = _files_of(path)
     if sample is None:
         return _Package(files)
-    name = next(name for name in ("sample.npz", *(f"sample-{n}.npz" for n in range(2, 1000))) if name not in files)
+    ending = Path(sample).suffix if isinstance(sample, str | os.PathLike) else ".npz"
+    name = next(name for number in count() if (name := f"sample{number or ''}{ending}") not in files)
+    if isinstance(sample, str | os.PathLike):
+        return _Package({**files, name: _sample_file(Path(sample))}, name)
     _write_sample(sample, folder / name)
     return _Package({**files, name: folder / name}, name)
+
+
+def _sample_file(path: Path) -> Path:
+    if not path.is_file():
+        raise InvalidInput(f"There is no sample file {str(path)!r}.", code="no_such_file")
+    return path
 
 
 def _write_sample(sample: Any, path: Path) -> None:

@@ -148,6 +148,17 @@ def test_a_sample_travels_with_the_files_and_is_the_same_each_time(folder: Path)
     assert {file.path for file in first.files} == {"a.bin", "sample.npz"}
 
 
+def test_a_sample_may_be_a_file(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text("[[1, 2]]")
+    control = Control()
+    _client(control).push(folder, sample=tmp_path / "rows.json")
+    assert control.wanted is not None
+    assert control.wanted.sample == "sample.json"
+    assert b"[[1, 2]]" in control.stored.values()
+    with pytest.raises(InvalidInput, match="no sample file"):
+        _client(control).push(folder, sample=tmp_path / "none.json")
+
+
 def test_an_empty_file_is_nothing_to_send(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "full").write_bytes(b"x")
