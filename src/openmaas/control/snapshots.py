@@ -137,7 +137,7 @@ def _aliases(session: Session, deployment: DeploymentRow, numbers: set[int]) -> 
         .where(ModelRow.project == deployment.project, ModelRow.name == deployment.model, AliasRow.number.in_(numbers))
         .order_by(AliasRow.alias)
     )
-    return dict(rows.tuples())
+    return {alias: number for alias, number in rows}  # noqa: C416  # a Row is no pair to the types
 
 
 # ── to those who watch ───────────────────────────────────────────────────────────────────────────────────────────────
