@@ -5,7 +5,8 @@ A frame is a fixed head, a msgpack header and a raw payload, many calls in fligh
     u32 length of what follows │ u8 kind │ u32 header length │ u64 call id │ header │ payload         (little-endian)
 
 A call ends exactly once: with an answer, an end (after chunks) or an error. The frames of one event-loop turn are written
-together. Nothing that arrives is ever executed or unpickled; a frame over the size limit closes the connection.
+together. Nothing that arrives is ever executed or unpickled. What is too large is refused before it is sent; a frame that
+comes over the size limit closes the connection.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import contextlib
 import os
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
 from openmaas.core.errors import InvalidInput, LinkLost, OpenMaaSError, TooLarge, WireError
+from openmaas.core.log import get_logger
 
 CALL: Final = 1
 ANSWER: Final = 2
@@ -65,7 +67,7 @@ class _Peer(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self._writable.set()
-        self._lost(LinkLost("The connection closed before the answer." if exc is None else f"The connection broke: {exc}."))
+        self._lost("The connection closed before the answer." if exc is None else f"The connection broke: {exc}.")
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -114,6 +116,16 @@ class _Peer(asyncio.Protocol):
             outgoing.append(head + header)
             outgoing.append(payload)
 
+    def check_size(self, header: bytes, payload: bytes) -> None:
+        """Raise TooLarge for what the other end would close the connection over, and every call on it with it."""
+        size = _AFTER_LENGTH + len(header) + len(payload)
+        if size > self._max_frame:
+            raise TooLarge(
+                f"{size} bytes do not fit into one frame between processes, which holds {self._max_frame}.",
+                code="frame_too_large",
+                next_step="Send fewer rows a request, or ask for binary output: it is smaller than JSON.",
+            )
+
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
         if self._transport is not None and not self.closed:
@@ -121,6 +133,7 @@ class _Peer(asyncio.Protocol):
 
     async def writable(self) -> None:
         """Wait until the other end has read enough for more to be sent."""
+        await asyncio.sleep(0)  # what this turn has queued is written first, and shows whether there is room for more
         await self._writable.wait()
 
     def close(self) -> None:
@@ -136,11 +149,15 @@ class _Peer(asyncio.Protocol):
     def _frame(self, kind: int, call_id: int, header: bytes, payload: bytes) -> None:
         raise NotImplementedError
 
-    def _lost(self, error: LinkLost) -> None:
+    def _lost(self, reason: str) -> None:
         raise NotImplementedError
 
 
 # ── the calling end ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+OnEnd: TypeAlias = Callable[[bytes, bytes, OpenMaaSError | None], None]
+"""Takes header and payload of an answer, or the error instead of them."""
 
 
 class Link(_Peer):
@@ -149,7 +166,7 @@ class Link(_Peer):
     def __init__(self, max_frame: int = MAX_FRAME, on_change: Callable[[Link], None] | None = None) -> None:
         super().__init__(max_frame)
         self._next_id = 0
-        self._calls: dict[int, asyncio.Future[tuple[bytes, bytes]]] = {}
+        self._calls: dict[int, OnEnd] = {}
         self._streams: dict[int, asyncio.Queue[tuple[int, bytes, bytes]]] = {}
         self._on_change = on_change
         self.draining = False
@@ -158,37 +175,64 @@ class Link(_Peer):
     def in_flight(self) -> int:
         return len(self._calls) + len(self._streams)
 
-    def call(self, header: bytes, payload: bytes = b"") -> asyncio.Future[tuple[bytes, bytes]]:
-        """Send a call. The future ends with (header, payload) of the answer, with the error that the other end told, or
-        LinkLost. Cancelling it tells the other end."""
-        return self._start(CALL, header, payload)
+    def call(self, header: bytes, payload: bytes = b"") -> Coroutine[Any, Any, tuple[bytes, bytes]]:
+        """Send a call and wait for its answer: header and payload. Raises the error that the other end told, or LinkLost.
 
-    def ping(self) -> asyncio.Future[tuple[bytes, bytes]]:
-        """Ask for a sign of life. The future ends with (health, b"")."""
-        return self._start(PING, b"", b"")
+        Leaving early, by cancellation, tells the other end not to work on it.
+        """
+        self.check_size(header, payload)
+        return self._ask(CALL, header, payload)
 
-    def _start(self, kind: int, header: bytes, payload: bytes) -> asyncio.Future[tuple[bytes, bytes]]:
-        future: asyncio.Future[tuple[bytes, bytes]] = self._loop.create_future()
+    def ping(self) -> Coroutine[Any, Any, tuple[bytes, bytes]]:
+        """Ask for a sign of life: (health, b"")."""
+        return self._ask(PING, b"", b"")
+
+    def start(self, header: bytes, payload: bytes, on_end: OnEnd) -> int:
+        """Send a call and return its id; `on_end` is called once, on the event loop, unless `cancel` comes first.
+
+        Raises LinkLost when the connection is closed, TooLarge for what does not fit into a frame.
+        """
+        self.check_size(header, payload)
+        return self._start(CALL, header, payload, on_end)
+
+    def cancel(self, call_id: int) -> bool:
+        """Give a call up and tell the other end not to work on it. False when it had ended already."""
+        if self._calls.pop(call_id, None) is None:
+            return False
+        self.send(CANCEL, call_id)
+        self._changed()
+        return True
+
+    def _start(self, kind: int, header: bytes, payload: bytes, on_end: OnEnd) -> int:
         if self.closed:
-            future.set_exception(LinkLost("The connection is closed."))
-            return future
+            raise LinkLost("The connection is closed.")
         self._next_id = call_id = self._next_id + 1
-        self._calls[call_id] = future
+        self._calls[call_id] = on_end
         self.send(kind, call_id, header, payload)
-        return future
+        return call_id
 
-    def forget(self, future: asyncio.Future[tuple[bytes, bytes]]) -> None:
-        """Give up a call: cancel its future and tell the other end not to work on it."""
-        for call_id, pending in self._calls.items():
-            if pending is future:
-                del self._calls[call_id]
-                future.cancel()
-                self.send(CANCEL, call_id)
-                self._changed()
+    async def _ask(self, kind: int, header: bytes, payload: bytes) -> tuple[bytes, bytes]:
+        future: asyncio.Future[tuple[bytes, bytes]] = self._loop.create_future()
+
+        def end(head: bytes, body: bytes, error: OpenMaaSError | None) -> None:
+            if future.done():
                 return
+            if error is None:
+                future.set_result((head, body))
+            else:
+                future.set_exception(error)
+
+        call_id = self._start(kind, header, payload, end)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not self.cancel(call_id) and not future.cancelled():
+                future.exception()  # it ended in the same turn; nobody else will look at it
+            raise
 
     async def stream(self, header: bytes, payload: bytes = b"") -> AsyncIterator[bytes]:
         """Send a call and yield its chunks. Leaving the loop early cancels the call at the other end."""
+        self.check_size(header, payload)
         if self.closed:
             raise LinkLost("The connection is closed.")
         self._next_id = call_id = self._next_id + 1
@@ -204,7 +248,7 @@ class Link(_Peer):
                     continue
                 ended = True
                 if kind == ERROR:
-                    raise OpenMaaSError.from_wire(_decode_error(head))
+                    raise _told(head)
                 if kind == ANSWER:
                     yield body
                 return
@@ -215,16 +259,14 @@ class Link(_Peer):
             self._changed()
 
     def _frame(self, kind: int, call_id: int, header: bytes, payload: bytes) -> None:
-        future = self._calls.pop(call_id, None)
-        if future is not None:
-            if future.done():
-                pass  # its caller left between two frames
-            elif kind in _ENDS:
-                future.set_result((header, payload))
+        on_end = self._calls.pop(call_id, None)
+        if on_end is not None:
+            if kind in _ENDS:
+                on_end(header, payload, None)
             elif kind == ERROR:
-                future.set_exception(OpenMaaSError.from_wire(_decode_error(header)))
+                on_end(b"", b"", _told(header))
             else:
-                future.set_exception(LinkLost(f"The replica sent a frame of kind {kind} where an answer was due."))
+                on_end(b"", b"", LinkLost(f"The replica sent a frame of kind {kind} where an answer was due."))
             if self.draining:
                 self._changed()
         elif (queue := self._streams.get(call_id)) is not None:
@@ -233,13 +275,12 @@ class Link(_Peer):
             self.draining = True
             self._changed()
 
-    def _lost(self, error: LinkLost) -> None:
+    def _lost(self, reason: str) -> None:
         calls, self._calls = self._calls, {}
-        for future in calls.values():
-            if not future.done():
-                future.set_exception(error)
+        for on_end in calls.values():
+            on_end(b"", b"", LinkLost(reason))
         for queue in self._streams.values():
-            queue.put_nowait((ERROR, _encode(error.to_wire()), b""))
+            queue.put_nowait((ERROR, _encode(LinkLost(reason).to_wire()), b""))
         self._changed()
 
     def _changed(self) -> None:
@@ -248,6 +289,14 @@ class Link(_Peer):
             self.close()
         if self._on_change is not None:
             self._on_change(self)
+
+
+def _told(header: bytes) -> OpenMaaSError:
+    """The error of an ERROR frame."""
+    try:
+        return OpenMaaSError.from_wire(_decode_error(header))
+    except (msgspec.MsgspecError, ValueError):
+        return LinkLost("The other end told an error in a form that this version does not understand.")
 
 
 async def connect(
@@ -292,6 +341,8 @@ class IncomingCall:
         self.on_cancel: Callable[[], None] | None = None
 
     def answer(self, header: bytes, payload: bytes = b"") -> None:
+        """Raises TooLarge, and the call is still to be ended, when the answer does not fit into a frame."""
+        self.connection.check_size(header, payload)
         self._end(ANSWER, header, payload)
 
     def fail(self, error: OpenMaaSError) -> None:
@@ -299,6 +350,7 @@ class IncomingCall:
 
     async def chunk(self, payload: bytes) -> None:
         """One part of a stream; waits while the reader is slower than the writer."""
+        self.connection.check_size(b"", payload)
         if not self.done:
             self.connection.send(CHUNK, self.id, b"", payload)
             await self.connection.writable()
@@ -310,6 +362,7 @@ class IncomingCall:
         if self.done:
             return
         self.done = True
+        self.on_cancel = None  # what it holds often holds this call: without the circle both are freed at once
         connection = self.connection
         connection.calls.pop(self.id, None)
         connection.send(kind, self.id, header, payload)
@@ -317,8 +370,9 @@ class IncomingCall:
     def _cancel(self) -> None:
         if not self.done:
             self.done = self.cancelled = True
-            if self.on_cancel is not None:
-                self.on_cancel()
+            on_cancel, self.on_cancel = self.on_cancel, None
+            if on_cancel is not None:
+                on_cancel()
 
 
 class _Connection(_Peer):
@@ -341,8 +395,12 @@ class _Connection(_Peer):
                 self._server.handler(call)
             except OpenMaaSError as error:
                 call.fail(error)
-            except msgspec.ValidationError as error:
+            except msgspec.MsgspecError as error:
                 call.fail(InvalidInput(f"The call's header is not what this version understands: {error}."))
+            except Exception:
+                # One call's trouble must not break the connection, and with it every other call on it.
+                get_logger("link").exception("handler_failed")
+                call.fail(OpenMaaSError("Something went wrong inside the process that was called."))
         elif kind == PING:
             self.send(PONG, call_id, self._server.health())
         elif kind == CANCEL:
@@ -350,7 +408,7 @@ class _Connection(_Peer):
             if cancelled is not None:
                 cancelled._cancel()
 
-    def _lost(self, error: LinkLost) -> None:
+    def _lost(self, reason: str) -> None:
         self._server.connections.discard(self)
         calls, self.calls = self.calls, {}
         for call in calls.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 from collections.abc import Iterable
@@ -28,7 +27,6 @@ class Gate:
         self._max_bytes = max_in_flight_bytes
         self.in_flight = 0
         self.in_flight_bytes = 0
-        self._emptied: asyncio.Event | None = None
 
     def update(self, keys: Iterable[Key]) -> None:
         self._keys = {key.digest: key for key in keys}
@@ -79,14 +77,6 @@ class Gate:
     def leave(self, size: int) -> None:
         self.in_flight -= 1
         self.in_flight_bytes -= size
-        if self._emptied is not None and not self.in_flight:
-            self._emptied.set()
-
-    async def empty(self) -> None:
-        """Wait until nothing is in flight."""
-        if self.in_flight:
-            self._emptied = asyncio.Event()
-            await self._emptied.wait()
 
 
 def _why_unknown(text: str) -> str:

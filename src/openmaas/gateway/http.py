@@ -1,224 +1,405 @@
-"""The HTTP door (granian's RSGI): decode the head, pass the gate, call a replica, write the answer. No rule lives here."""
+"""HTTP/1.1 on one event loop: bytes to requests and answers to bytes, bounded in size and time. llhttp (httptools) parses.
+
+What a request means is the door's business; this file knows only connections. One request of a connection is worked on at a
+time; those that follow it in the pipeline wait. A client that sends too slowly, or does not read its answer, is closed.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import math
-import re
-import secrets
-import time
-from typing import Any, Final
+from collections import deque
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Final, Protocol, cast
 
-import msgspec
+import httptools
 
-from openmaas.core.contracts import Answer, Call, encode
-from openmaas.core.errors import InvalidInput, OpenMaaSError, http_body
-from openmaas.core.log import get_logger
-from openmaas.core.settings import Settings
-from openmaas.gateway.exchange import Exchange
-from openmaas.gateway.gate import Gate
-from openmaas.gateway.metrics import Metrics
-from openmaas.gateway.pages import Pages
-from openmaas.gateway.router import Router
-from openmaas.protocols.routes import Route, parse_path
+from openmaas.core.errors import InvalidInput, OpenMaaSError, RequestTimeout, TooLarge
 
-_decode_answer = msgspec.msgpack.Decoder(Answer).decode
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
-_JSON: Final = "application/json"
-_KNOWN_PATHS = 4096
+MAX_HEAD: Final = 64 * 1024
+"""Bytes of a request's line and headers."""
+_MAX_PIPELINE = 32
+_SLOWEST = 16 * 1024  # bytes a second below which a body counts as dripping
+_KEEP_ALIVE = 75.0
+_SKIP_BODY_BELOW = 64 * 1024  # a refused body this small is read and dropped, so that its connection can be used again
+_JOIN_BELOW = 64 * 1024
 
-Headers = list[tuple[str, str]]
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus} | {
+    499: "HTTP/1.1 499 Client Closed Request\r\n"
+}
 
 
-class Door:
-    """Answers every HTTP request of one gateway, each exactly once."""
+class Request:
+    """One request. Header names are in lower case, values as they came; `content_length` is None for a chunked body.
 
-    def __init__(self, settings: Settings, gate: Gate, router: Router, metrics: Metrics, pages: Pages) -> None:
-        self._settings = settings
-        self._gate = gate
-        self._router = router
-        self._metrics = metrics
-        self._pages = pages
-        self._routes: dict[str, Route] = {}
-        self._log = get_logger("http")
-        # Ids count up behind a random prefix: unique over restarts and gateways, and cheap.
-        self._prefix = secrets.token_hex(8)
-        self._count = 0
+    on_gone: called when the client leaves before the answer. deadline: on the loop's clock, `on_late` is called after it.
+    """
 
-    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
-        started = time.perf_counter()
-        headers = scope.headers
-        request_id = headers.get("x-request-id") or self._next_id()
-        route: Route | None = None
-        status = 500
-        deployment = ""
+    # Defaults live on the class: most requests never change most of them.
+    target = b""
+    method = ""
+    content_length: int | None = 0
+    keep_alive = True
+    received = 0
+    answered = False
+    deadline = 0.0
+    error: OpenMaaSError | None = None  # why it is refused, once that is known
+    on_gone: Callable[[], None] | None = None
+    on_late: Callable[[], None] | None = None
+    state: Any = None  # the application's own
+
+    def __init__(self, connection: HttpConnection, started: float) -> None:
+        self._connection = connection
+        self.started = started
+        self.headers: dict[bytes, bytes] = {}
+        self._parts: list[bytes] = []
+
+    @property
+    def body(self) -> bytes:
+        parts = self._parts
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def header(self, name: bytes) -> str | None:
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def answer(self, status: int, headers: str, body: bytes) -> None:
+        """Send the one answer; a second is dropped. headers: whole lines, each with its line break."""
+        if not self.answered:
+            self.answered = True
+            self.on_gone = self.on_late = self.state = None  # no circles: it is freed when the door lets go of it
+            self._connection.respond(self, status, headers, body)
+
+
+class Application(Protocol):
+    """What stands behind the connections."""
+
+    def begin(self, request: Request) -> None:
+        """The head has come. Raises an error to refuse it before its body."""
+
+    def run(self, request: Request) -> None:
+        """The body has come too. The request is answered now or later."""
+
+    def refuse(self, request: Request, error: OpenMaaSError) -> None:
+        """Answer a request with an error."""
+
+
+class HttpConnection(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._loop = server.loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._request: Request | None = None  # the one whose bytes are arriving
+        self._active: Request | None = None  # the one that is worked on
+        self._waiting: deque[Request] = deque()
+        self._head_size = 0
+        self._closing = False
+        self.checked = 0
+        self.until = server.now + _KEEP_ALIVE
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._server.forget(self)
+        unanswered = [self._active, *self._waiting, self._request]
+        self._active = self._request = None
+        self._waiting.clear()
+        for request in unanswered:
+            if request is not None and not request.answered:
+                request.answered = True
+                if request.on_gone is not None:
+                    request.on_gone()
+
+    def pause_writing(self) -> None:
+        self._server.unread.add(self)
+        self.until = self._loop.time() + _KEEP_ALIVE
+
+    def resume_writing(self) -> None:
+        self._server.unread.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        request = self._request
+        if self._closing:
+            return
+        if request is None or not request.method:
+            self._head_size += len(data)
         try:
-            if not _REQUEST_ID.fullmatch(request_id):
-                request_id = self._next_id()
-                raise InvalidInput("X-Request-ID must be 1 to 128 printable ASCII characters without spaces.")
-            route = self._routes.get(scope.path) or self._parse(scope.path)
-            if not route.open:
-                key = self._gate.authenticate(headers.get("authorization"), headers.get("x-api-key"))
-            if scope.method != route.method:
-                raise _WrongMethod(route)
-            if route.method == "POST" and route.name in ("infer", "v1_predict"):
-                target, version = self._router.resolve(route.deployment, route.version)
-                deployment = target.deployment.name
-                self._gate.authorize(key, route, target.deployment.project)
-                status = await self._predict(protocol, headers, route, target, version, request_id, started)
-            else:
-                status = await self._page(protocol, route, request_id)
-        except OpenMaaSError as error:
-            status = error.status
-            self._refuse(protocol, error, request_id, route)
-        except asyncio.CancelledError:
-            status = 499
-            raise
-        except Exception as error:
-            self._log.exception("unexpected", request_id=request_id, path=scope.path[:200], reason=repr(error)[:200])
-            self._refuse(protocol, OpenMaaSError("Something went wrong inside the gateway."), request_id, route)
-        finally:
-            seconds = time.perf_counter() - started
-            self._metrics.observe(route.name if route else "unknown", deployment, status, seconds)
-            if status >= 500 or self._settings.access_log:
-                self._log_request(scope, request_id, status, seconds)
-
-    # predictions
-
-    async def _predict(
-        self, protocol: Any, headers: Any, route: Route, target: Any, version: int | None, request_id: str, started: float
-    ) -> int:
-        size = _content_length(headers)
-        self._gate.enter(size or 0)
-        deadline = asyncio.get_running_loop().time() + _timeout(headers, target.deployment.timeout)
-        exchange = Exchange(protocol, deadline, self._settings.body_timeout)
-        try:
-            body = await exchange.receive(size, self._settings.max_body)
-            left = deadline - asyncio.get_running_loop().time()
-            call = _call_head(headers, route, target.deployment.name, request_id, left)
-            header, answer = await self._router.call(target, version, encode(call), body, deadline)
-        except asyncio.CancelledError:
-            if exchange.why is None:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._closing = self._closing or self._active is None
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, _Stop):
                 raise
-            raise exchange.why from None
-        finally:
-            exchange.end()
-            self._gate.leave(size or 0)
-        head = _decode_answer(header)
-        protocol.response_bytes(head.status, _answer_headers(head, request_id, time.perf_counter() - started), answer)
-        return head.status
+        except httptools.HttpParserError as error:
+            self._fail(InvalidInput(f"This is not a valid HTTP/1.1 request: {error}.", code="malformed_request"))
+        if self._head_size > MAX_HEAD and (self._request is None or not self._request.method):
+            self._fail(TooLarge(f"The request's head is larger than {MAX_HEAD} bytes.", code="head_too_large"))
 
-    # everything else
+    # httptools' side
 
-    async def _page(self, protocol: Any, route: Route, request_id: str) -> int:
-        if route.method == "POST":
-            # A body that nobody needs is still read, so that the connection can be used again.
-            await asyncio.wait_for(protocol(), self._settings.body_timeout)
-        status, content_type, body = await self._pages.answer(route)
-        protocol.response_bytes(status, [("content-type", content_type), ("x-request-id", request_id)], body)
-        return status
+    def on_message_begin(self) -> None:
+        self._request = Request(self, self._loop.time())
+        self._server.receiving.add(self)
+        self.checked = 0
+        self.until = self._request.started + self._server.body_timeout
 
-    def _parse(self, path: str) -> Route:
-        route = parse_path(path)
-        if len(self._routes) < _KNOWN_PATHS:
-            self._routes[path] = route
-        return route
+    def on_url(self, url: bytes) -> None:
+        assert self._request is not None
+        self._request.target += url
 
-    def _next_id(self) -> str:
-        self._count += 1
-        return f"{self._prefix}-{self._count:x}"
-
-    def _refuse(self, protocol: Any, error: OpenMaaSError, request_id: str, route: Route | None) -> None:
-        headers: Headers = [("content-type", _JSON), ("x-request-id", request_id)]
-        if error.status in (429, 503):
-            headers.append(("retry-after", str(max(1, math.ceil(error.retry_after or 1)))))
-        if error.status == 401:
-            headers.append(("www-authenticate", "Bearer"))
-        if isinstance(error, _WrongMethod):
-            headers.append(("allow", error.allowed))
-        if route is None or error.status in (408, 413):
-            headers.append(("connection", "close"))
-        protocol.response_bytes(error.status, headers, msgspec.json.encode(http_body(error.to_wire(request_id))))
-
-    def _log_request(self, scope: Any, request_id: str, status: int, seconds: float) -> None:
-        level = self._log.warning if status >= 500 else self._log.info
-        level(
-            "request",
-            request_id=request_id,
-            method=scope.method,
-            path=scope.path[:200],
-            status=status,
-            ms=round(seconds * 1e3, 2),
+    def on_header(self, name: bytes, value: bytes) -> None:
+        assert self._request is not None
+        headers = self._request.headers
+        name = name.lower()
+        headers[name] = (
+            f"{headers[name].decode('latin-1')}, {value.decode('latin-1')}".encode("latin-1") if name in headers else value
         )
 
+    def on_headers_complete(self) -> None:
+        request = self._request
+        assert request is not None
+        self._head_size = 0
+        request.method = self._parser.get_method().decode("latin-1")
+        request.keep_alive = self._parser.should_keep_alive()
+        if b"transfer-encoding" in request.headers:
+            request.content_length = None
+        elif length := request.headers.get(b"content-length"):
+            request.content_length = int(length)
+        try:
+            self._server.application.begin(request)
+        except OpenMaaSError as error:
+            self._refuse_before_body(request, error)
+        else:
+            if request.headers.get(b"expect", b"").lower() == b"100-continue" and self._transport is not None:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-class _WrongMethod(OpenMaaSError):
-    """The route exists and wants another method."""
+    def on_body(self, body: bytes) -> None:
+        request = self._request
+        assert request is not None
+        request.received += len(body)
+        if request.error is not None:
+            if request.received > _SKIP_BODY_BELOW:
+                self._abandon(request)
+            return
+        if request.received > self._server.max_body:
+            self._refuse_before_body(request, too_large(self._server.max_body))
+            return
+        request._parts.append(body)
 
-    status, default_code = 405, "wrong_method"
+    def on_message_complete(self) -> None:
+        request, self._request = self._request, None
+        assert request is not None
+        self._server.receiving.discard(self)
+        if self._active is not None or self._waiting:
+            self._waiting.append(request)
+            if len(self._waiting) > _MAX_PIPELINE and self._transport is not None:
+                self._transport.pause_reading()
+            return
+        self._work(request)
 
-    def __init__(self, route: Route) -> None:
-        super().__init__(f"This route answers {route.method} only.")
-        self.allowed = route.method
+    # work
 
+    def _work(self, request: Request) -> None:
+        self._active = request
+        if request.error is not None:
+            self._server.application.refuse(request, request.error)
+        else:
+            self._server.active.add(self)
+            self._server.application.run(request)
 
-def _content_length(headers: Any) -> int | None:
-    """Bytes of the body as announced; None when it comes in chunks of unknown length."""
-    text = headers.get("content-length")
-    if text is None:
-        return None if headers.get("transfer-encoding") is not None else 0
-    return int(text) if text.isdigit() and len(text) < 19 else None
+    def _next(self) -> None:
+        self._active = None
+        self._server.active.discard(self)
+        if self._closing:
+            return
+        if self._waiting:
+            if len(self._waiting) == _MAX_PIPELINE and self._transport is not None:
+                self._transport.resume_reading()
+            self._work(self._waiting.popleft())
+        elif self._request is None:
+            self.until = self._server.now + _KEEP_ALIVE
 
+    def respond(self, request: Request, status: int, headers: str, body: bytes) -> None:
+        """Write an answer; then go on with the next request, or close."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        close = not request.keep_alive or self._server.draining or self._closing
+        first = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Status\r\n"
+        end = _CLOSE if close else _BLANK
+        head = f"{first}{self._server.date}{headers}content-length: {len(body)}\r\n{end}".encode("latin-1", "replace")
+        if request.method == "HEAD":
+            body = b""
+        if len(body) < _JOIN_BELOW:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+        if close:
+            self._closing = True
+            transport.close()
+        if request is self._active:
+            self._next()
 
-def _timeout(headers: Any, default: float) -> float:
-    """Seconds that the request may take: X-Request-Timeout, at most what the deployment allows."""
-    text = headers.get("x-request-timeout")
-    if text is None:
-        return default
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < 86400:
-        raise InvalidInput(f"X-Request-Timeout is {text[:40]!r}; it must be seconds, like 2.5.", code="invalid_header")
-    return min(seconds, default)
+    def _refuse_before_body(self, request: Request, error: OpenMaaSError) -> None:
+        """Answer once the rest has come, if that is little; else now, and close: the rest must not pass for a request."""
+        request.error = error
+        request._parts.clear()
+        if request.content_length is None or request.content_length > _SKIP_BODY_BELOW:
+            self._abandon(request)
 
+    def _abandon(self, request: Request) -> None:
+        assert request.error is not None
+        request.keep_alive = False
+        self._server.receiving.discard(self)
+        if self._active is None:
+            self._active = request
+            self._server.application.refuse(request, request.error)
+        self._closing = True  # at once, or after the answer to the request before this one
+        raise _Stop
 
-def _call_head(headers: Any, route: Route, deployment: str, request_id: str, timeout: float) -> Call:
-    json_size = -1
-    text = headers.get("inference-header-content-length")
-    if text is not None:
-        if not text.isdigit() or len(text) > 18:
-            raise InvalidInput(
-                f"Inference-Header-Content-Length is {text[:40]!r}; it must be a whole number.", code="invalid_header"
+    def _fail(self, error: OpenMaaSError) -> None:
+        """The bytes cannot be understood any further."""
+        request = self._request or Request(self, self._loop.time())
+        request.keep_alive = False
+        self._request = None
+        self._server.receiving.discard(self)
+        if self._active is None:
+            self._active = request
+            self._server.application.refuse(request, error)
+        self._closing = True
+
+    # what the server's clock asks for
+
+    def check_receiving(self, now: float) -> None:
+        """Close a client whose bytes drip."""
+        request = self._request
+        if request is None or now < self.until:
+            return
+        if request.method and request.received - self.checked >= _SLOWEST * self._server.body_timeout:
+            self.checked = request.received
+            self.until = now + self._server.body_timeout
+            return
+        what = "body" if request.method else "head"
+        self._fail(
+            RequestTimeout(
+                f"The {what} of the request did not arrive within {self._server.body_timeout:g} s.",
+                next_step="Send it faster, or raise OPENMAAS_BODY_TIMEOUT on the server.",
             )
-        json_size = int(text)
-    return Call(
-        "infer" if route.name == "infer" else "v1_predict",
-        request_id,
-        timeout,
-        "",
-        headers.get("content-encoding") or "",
-        headers.get("accept-encoding") or "",
-        json_size,
-        deployment,
+        )
+
+    def check_deadline(self, now: float) -> None:
+        request = self._active
+        if request is not None and request.deadline and now >= request.deadline and request.on_late is not None:
+            request.on_late()
+
+    def check_idle(self, now: float) -> None:
+        if self._active is None and self._request is None and (now >= self.until or self._server.draining):
+            self.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+
+class _Stop(Exception):
+    """No more of this connection's bytes are wanted."""
+
+
+_BLANK = "\r\n"
+_CLOSE = "connection: close\r\n\r\n"
+
+
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"The body has more than {limit} bytes.",
+        code="body_too_large",
+        next_step="Send fewer rows a request, or raise OPENMAAS_MAX_BODY.",
     )
 
 
-def _answer_headers(head: Answer, request_id: str, seconds: float) -> Headers:
-    headers: Headers = [("content-type", head.content_type), ("x-request-id", request_id)]
-    if head.json_size >= 0:
-        headers.append(("inference-header-content-length", str(head.json_size)))
-    if head.content_encoding:
-        headers.append(("content-encoding", head.content_encoding))
-    if head.timing is not None:
-        t = head.timing
-        overhead = max(0.0, seconds - t.queue - t.batch - t.model)
-        headers.append(
-            (
-                "server-timing",
-                f"queue;dur={t.queue * 1e3:.3f}, batch;dur={t.batch * 1e3:.3f}, "
-                f"model;dur={t.model * 1e3:.3f}, overhead;dur={overhead * 1e3:.3f}",
-            )
+class HttpServer:
+    """All connections of one gateway, and the clock that bounds them.
+
+    max_body: bytes. body_timeout: seconds that a head has to arrive, and that a body may drip.
+    """
+
+    TICK: Final = 0.025
+    """Seconds between two looks at deadlines: how late one may be noticed."""
+
+    def __init__(self, application: Application, *, max_body: int, body_timeout: float) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.application = application
+        self.max_body = max_body
+        self.body_timeout = body_timeout
+        self.connections: set[HttpConnection] = set()
+        self.receiving: set[HttpConnection] = set()
+        self.active: set[HttpConnection] = set()
+        self.unread: set[HttpConnection] = set()
+        self.draining = False
+        self.now = self.loop.time()
+        self.date = ""
+        self._server: asyncio.Server | None = None
+        self._seconds = 0
+        self._ticker = self.loop.create_task(self._tick())
+
+    async def listen(self, host: str, port: int, *, tls: Any = None, shared: bool = False) -> None:
+        """Accept connections; `shared` lets other gateways listen at the same port."""
+        self._server = await self.loop.create_server(
+            lambda: HttpConnection(self), host, port, ssl=tls, backlog=4096, reuse_port=shared or None
         )
-    return headers
+
+    def forget(self, connection: HttpConnection) -> None:
+        for group in (self.connections, self.receiving, self.active, self.unread):
+            group.discard(connection)
+
+    async def drain(self, timeout: float) -> bool:
+        """Accept nothing new, answer what was asked, close each connection after its answer. False after `timeout` seconds."""
+        if self._server is not None:
+            self._server.close()
+        # What is on its way over idle connections may still come in; it is answered, and told to come back elsewhere.
+        self.draining = True
+        until = self.loop.time() + timeout
+        while self.active or self.receiving:
+            if self.loop.time() >= until:
+                return False
+            await asyncio.sleep(self.TICK)
+        return True
+
+    def close(self) -> None:
+        self._ticker.cancel()
+        for connection in tuple(self.connections):
+            connection.close()
+
+    async def _tick(self) -> None:
+        while True:
+            self.now = now = self.loop.time()
+            for connection in tuple(self.active):
+                connection.check_deadline(now)
+            self._seconds += 1
+            if self._seconds % 20 == 1:
+                self.date = f"date: {formatdate(usegmt=True)}\r\n"
+                self._look_at_all(now)
+            await asyncio.sleep(self.TICK)
+
+    def _look_at_all(self, now: float) -> None:
+        for connection in tuple(self.receiving):
+            connection.check_receiving(now)
+        for connection in tuple(self.unread):
+            if now >= connection.until:
+                connection.abort()
+        for connection in tuple(self.connections):
+            connection.check_idle(now)

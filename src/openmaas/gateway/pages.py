@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 import openmaas
 from openmaas.core.contracts import Call, encode
 from openmaas.core.errors import Conflict, OpenMaaSError
+from openmaas.gateway.forward import ask
 from openmaas.gateway.gate import Gate
 from openmaas.gateway.metrics import Metrics
 from openmaas.gateway.router import Router, Target
@@ -86,7 +87,7 @@ class Pages:
         """What one replica says of its model."""
         call = encode(Call(operation, "", _ASK_FOR, deployment=target.deployment.name))
         deadline = asyncio.get_running_loop().time() + _ASK_FOR
-        _, body = await self._router.call(target, version, call, b"", deadline)
+        body = await ask(self._router, target, version, call, deadline)
         described: dict[str, Any] = msgspec.json.decode(body)
         return described
 
@@ -99,7 +100,7 @@ class Pages:
             for endpoint in endpoints
             if endpoint.link is not None and version in (None, number)
         }
-        answers = await asyncio.gather(*(_within(future) for future in asked.values()))
+        answers = await asyncio.gather(*(_within(answer) for answer in asked.values()))
         return [
             msgspec.json.decode(body) | {"replica": replica}
             for replica, body in zip(asked, answers, strict=True)
@@ -111,9 +112,9 @@ def _statistics_call(deployment: str) -> bytes:
     return encode(Call("statistics", "", _ASK_FOR, deployment=deployment))
 
 
-async def _within(future: asyncio.Future[tuple[bytes, bytes]]) -> bytes | None:
+async def _within(answer: Coroutine[Any, Any, tuple[bytes, bytes]]) -> bytes | None:
     try:
-        return (await asyncio.wait_for(future, _ASK_FOR))[1]
+        return (await asyncio.wait_for(answer, _ASK_FOR))[1]
     except (TimeoutError, OpenMaaSError):
         return None
 

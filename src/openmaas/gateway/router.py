@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from openmaas.core.contracts import Deployment, Snapshot
-from openmaas.core.errors import LinkLost, NotFound, Unavailable
+from openmaas.core.errors import NotFound, Unavailable
 from openmaas.core.link import Link
 from openmaas.core.settings import Settings
 from openmaas.gateway.endpoint import Endpoint
@@ -125,47 +125,20 @@ class Router:
             )
         return target, number
 
-    # calling
+    # choosing
 
-    async def call(
-        self, target: Target, version: int | None, header: bytes, body: bytes, deadline: float
-    ) -> tuple[bytes, bytes]:
-        """The answer of a replica of that version (None: by the split).
-
-        A prediction changes nothing, so one that was lost with its replica, or that a full replica refused, is tried once more
-        on another. Where no replica is in the rotation, the request waits for one up to the hold time.
-        """
-        chosen = version if version is not None else target.choose_version()
-        link = self._pick(target, chosen, None) or await self._hold(target, version, deadline)
-        try:
-            return await self._send(link, header, body)
-        except Unavailable as error:
-            lost = isinstance(error, LinkLost)
-            other = self._pick(target, chosen, link)
-            if other is None:
-                if not lost:
-                    raise
-                other = await self._hold(target, version, deadline)
-        return await self._send(other, header, body)
-
-    async def _send(self, link: Link, header: bytes, body: bytes) -> tuple[bytes, bytes]:
-        future = link.call(header, body)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            link.forget(future)
-            raise
-
-    def _pick(self, target: Target, version: int, other_than: Link | None) -> Link | None:
+    def pick(self, target: Target, version: int, other_than: Link | None = None) -> Link | None:
         """Power of two choices (Mitzenmacher 2001): of two replicas drawn at random, the one with less in flight."""
         links = target.links(version)
+        if len(links) == 1:
+            return links[0] if links[0] is not other_than else None
         if other_than is not None:
             links = [link for link in links if link is not other_than]
         if len(links) > 2:
             links = random.sample(links, 2)
         return min(links, key=_load) if links else None
 
-    async def _hold(self, target: Target, version: int | None, deadline: float) -> Link:
+    async def hold(self, target: Target, version: int | None, deadline: float) -> Link:
         """Wait for a replica that is starting. The deployment is looked up anew: it may have moved on in the meantime."""
         loop = asyncio.get_running_loop()
         until = min(deadline, loop.time() + self._settings.hold_timeout)
@@ -173,7 +146,7 @@ class Router:
         while True:
             current, _ = self.resolve(name, "" if version is None else str(version))
             chosen = current.choose_version() if version is None else version
-            link = self._pick(current, chosen, None)
+            link = self.pick(current, chosen)
             if link is not None:
                 return link
             left = until - loop.time()

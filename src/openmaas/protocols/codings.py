@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 
 from openmaas.core.errors import InvalidInput, TooLarge
 
 _WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _COMPRESS_FROM = 1024
+_NOT = re.compile(r";\s*q\s*=\s*0(\.0*)?\s*$")  # a weight of nothing: the coding is not wanted
 
 
 def decompress(body: bytes, coding: str, limit: int) -> bytes:
@@ -56,7 +58,7 @@ def compress(body: bytes, accept: str) -> tuple[bytes, str]:
     """The body and its Content-Encoding, as the caller's Accept-Encoding allows; small bodies stay as they are."""
     if not accept or len(body) < _COMPRESS_FROM:
         return body, ""
-    accepted = {part.split(";")[0].strip() for part in accept.lower().split(",") if not part.replace(" ", "").endswith(";q=0")}
+    accepted = {part.split(";")[0].strip() for part in accept.lower().split(",") if not _NOT.search(part)}
     for coding in ("gzip", "deflate"):
         if coding in accepted:
             machine = zlib.compressobj(level=1, wbits=_WINDOW[coding])

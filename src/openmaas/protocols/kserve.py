@@ -32,8 +32,10 @@ def decode_predict(body: bytes, signature: Signature) -> dict[str, Tensor]:
         if bool(request.instances) == bool(request.inputs):
             raise InvalidInput('The body needs either "instances" or "inputs".', code="invalid_json", next_step=_NEXT)
         inputs = _from_rows(request.instances, signature) if request.instances else _from_columns(request.inputs, signature)
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"The body is not a prediction request: {error}.", code="invalid_json", next_step=_NEXT) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"The body is not a prediction request: {str(error)[:500]}.", code="invalid_json", next_step=_NEXT
+        ) from None
     except RecursionError:
         raise InvalidInput("The JSON is nested too deep.", code="invalid_json") from None
     check_inputs(signature, inputs)

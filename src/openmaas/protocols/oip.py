@@ -6,23 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from openmaas.core.datatypes import numpy_dtype
-from openmaas.core.errors import InvalidInput
+from openmaas.core.errors import EngineFailed, InvalidInput
 from openmaas.core.manifest import Manifest
 from openmaas.core.types import Signature, TensorSpec
 from openmaas.protocols.tensors import (
+    Form,
     Tensor,
     check_inputs,
     datatype_of,
     from_binary,
     from_json,
+    short,
     to_binary,
     to_list,
     with_shape,
 )
 
+_KNOWN_FORMS = 1024
 BINARY_CONTENT_TYPE = "application/octet-stream"
 _REFUSED = {
     "sequence_id": "stateful sequences",
@@ -75,39 +77,76 @@ _decode_request = msgspec.json.Decoder(_Request).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def decode_infer(body: bytes, json_size: int, signature: Signature) -> InferRequest:
-    """A request body as typed arrays that fit the signature.
+class InferDecoder:
+    """Request bodies as typed arrays that fit one signature.
 
-    json_size: Inference-Header-Content-Length; -1 when there was none (all JSON), 0 for one raw tensor without JSON.
-    Raises InvalidInput with the field, what was expected and what came.
+    JSON tensors of a name, datatype and shape that fitted before take a short way: only their numbers are still checked.
     """
-    if json_size == 0:
-        return _decode_raw(body, signature)
-    if json_size > len(body):
-        raise InvalidInput(
-            f"Inference-Header-Content-Length is {json_size}, the body has {len(body)} bytes.", code="invalid_size"
-        )
-    view = memoryview(body)
-    head, blobs = (view, view[:0]) if json_size < 0 else (view[:json_size], view[json_size:])
-    request = _parse(head)
-    inputs: dict[str, Tensor] = {}
-    position = 0
-    for tensor in request.inputs:
-        if tensor.name in inputs:
-            raise InvalidInput(f"Input {tensor.name[:80]!r} came twice.", code="input_twice")
-        inputs[tensor.name], taken = _decode_tensor(tensor, blobs[position:])
-        position += taken
-    if position != len(blobs):
-        raise InvalidInput(f"{len(blobs) - position} bytes follow the last binary tensor.", code="invalid_size")
-    check_inputs(signature, inputs)
-    return _with_options(request, inputs, signature)
+
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        self._known: dict[tuple[Any, ...], Form] = {}
+
+    def decode(self, body: bytes, json_size: int) -> InferRequest:
+        """The request. json_size: Inference-Header-Content-Length; -1 when there was none (all JSON), 0 for one raw tensor
+        without JSON. Raises InvalidInput with the field, what was expected and what came.
+        """
+        if json_size == 0:
+            return _decode_raw(body, self._signature)
+        if json_size > len(body):
+            raise InvalidInput(
+                f"Inference-Header-Content-Length is {json_size}, the body has {len(body)} bytes.", code="invalid_size"
+            )
+        view = memoryview(body)
+        head, blobs = (view, view[:0]) if json_size < 0 else (view[:json_size], view[json_size:])
+        request = _parse(head)
+        inputs = self._short_way(request.inputs) if json_size < 0 else None
+        if inputs is None:
+            inputs = self._long_way(request.inputs, blobs)
+        if request.parameters is None and request.outputs is None:
+            return InferRequest(inputs, request.id)
+        return _with_options(request, inputs, self._signature)
+
+    def _short_way(self, tensors: list[_Tensor]) -> dict[str, Tensor] | None:
+        """The arrays, or None where something has to be looked at more closely."""
+        inputs: dict[str, Tensor] = {}
+        for tensor in tensors:
+            form = self._known.get((tensor.name, tensor.datatype, *tensor.shape))
+            if form is None or tensor.parameters is not None or not tensor.data:
+                return None
+            array = form.array(tensor.data)
+            if array is None:
+                return None
+            inputs[tensor.name] = array
+        return inputs if len(inputs) == len(tensors) == len(self._signature.inputs) else None
+
+    def _long_way(self, tensors: list[_Tensor], blobs: memoryview) -> dict[str, Tensor]:
+        inputs: dict[str, Tensor] = {}
+        position = 0
+        for tensor in tensors:
+            if tensor.name in inputs:
+                raise InvalidInput(f"Input {tensor.name[:80]!r} came twice.", code="input_twice")
+            inputs[tensor.name], taken = _decode_tensor(tensor, blobs[position:])
+            position += taken
+        if position != len(blobs):
+            raise InvalidInput(f"{len(blobs) - position} bytes follow the last binary tensor.", code="invalid_size")
+        check_inputs(self._signature, inputs)
+        for tensor in tensors:
+            if Form.fits(tensor.datatype) and len(self._known) < _KNOWN_FORMS:
+                self._known[tensor.name, tensor.datatype, *tensor.shape] = Form(tensor.datatype, tuple(tensor.shape))
+        return inputs
+
+
+def decode_infer(body: bytes, json_size: int, signature: Signature) -> InferRequest:
+    """One request body, as InferDecoder decodes it."""
+    return InferDecoder(signature).decode(body, json_size)
 
 
 def _parse(head: memoryview) -> _Request:
     try:
         request = _decode_request(head)
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"The request is not an inference request: {error}.", code="invalid_json") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"The request is not an inference request: {str(error)[:500]}.", code="invalid_json") from None
     except RecursionError:
         raise InvalidInput("The JSON is nested too deep.", code="invalid_json") from None
     if request.parameters:
@@ -125,7 +164,7 @@ def _refuse(parameters: Mapping[str, Any]) -> None:
 def _decode_tensor(tensor: _Tensor, blobs: memoryview) -> tuple[Tensor, int]:
     """The array, and how many bytes of the blobs it took."""
     if any(axis < 0 for axis in tensor.shape) or len(tensor.shape) > 32:
-        raise InvalidInput(f"Input {tensor.name[:80]!r}: shape {tensor.shape[:33]} is not a shape.", code="shape_mismatch")
+        raise InvalidInput(f"Input {tensor.name[:80]!r}: shape {short(tensor.shape)} is not a shape.", code="shape_mismatch")
     parameters = tensor.parameters or {}
     _refuse(parameters)
     size = parameters.get("binary_data_size")
@@ -137,7 +176,7 @@ def _decode_tensor(tensor: _Tensor, blobs: memoryview) -> tuple[Tensor, int]:
         raise InvalidInput(f"Input {tensor.name[:80]!r} has both data and binary_data_size.", code="invalid_data")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(blobs):
         raise InvalidInput(
-            f"Input {tensor.name[:80]!r}: binary_data_size is {size!r}, {len(blobs)} bytes are left.", code="invalid_size"
+            f"Input {tensor.name[:80]!r}: binary_data_size is {_told(size)}, {len(blobs)} bytes are left.", code="invalid_size"
         )
     return from_binary(tensor.name, tensor.datatype, tensor.shape, blobs[:size]), size
 
@@ -196,7 +235,7 @@ def _with_options(request: _Request, inputs: dict[str, Tensor], signature: Signa
 def _flag(parameters: Mapping[str, Any], name: str, default: bool = False) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise InvalidInput(f"Parameter {name!r} must be true or false; {value!r} came.", code="invalid_parameter")
+        raise InvalidInput(f"Parameter {name!r} must be true or false; {_told(value)} came.", code="invalid_parameter")
     return value
 
 
@@ -204,9 +243,14 @@ def _timeout(parameters: Mapping[str, Any]) -> float | None:
     value = parameters.get("timeout")
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InvalidInput(f"Parameter 'timeout' is {value!r}; it must be whole microseconds.", code="invalid_parameter")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**64:
+        raise InvalidInput(f"Parameter 'timeout' is {_told(value)}; it must be whole microseconds.", code="invalid_parameter")
     return value / 1e6 if value else None
+
+
+def _told(value: object) -> str:
+    """A caller's own value, of which only so much is told back."""
+    return short(value) if isinstance(value, int) else repr(value)[:80]
 
 
 class InferResponse(msgspec.Struct):
@@ -216,24 +260,37 @@ class InferResponse(msgspec.Struct):
     json_size: int = -1
 
 
+class _Output(msgspec.Struct, omit_defaults=True):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: list[Any] | None = None
+    parameters: dict[str, int] | None = None
+
+
+class _Response(msgspec.Struct, omit_defaults=True):
+    model_name: str
+    model_version: str
+    outputs: list[_Output]
+    id: str | None = None
+
+
 def encode_infer(model: str, version: str, request: InferRequest, outputs: Mapping[str, Tensor]) -> InferResponse:
     """The answer's body: JSON, with a blob behind it for each output that was asked for in binary."""
-    described: list[dict[str, Any]] = []
+    described: list[_Output] = []
     blobs: list[bytes] = []
     for name in request.wanted or outputs:
-        array = outputs[name]
-        entry: dict[str, Any] = {"name": name, "datatype": datatype_of(array), "shape": array.shape}
-        if request.binary.get(name, request.binary_default) or entry["datatype"] == "BF16":
+        array = outputs.get(name)
+        if array is None:
+            raise EngineFailed(f"The model gave no output {name!r}, which its signature has.", code="output_missing")
+        datatype = datatype_of(array)
+        if request.binary.get(name, request.binary_default) or datatype == "BF16":
             blob = to_binary(array)
             blobs.append(blob)
-            entry["parameters"] = {"binary_data_size": len(blob)}
+            described.append(_Output(name, datatype, array.shape, None, {"binary_data_size": len(blob)}))
         else:
-            entry["data"] = to_list(name, array)
-        described.append(entry)
-    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": described}
-    if request.id is not None:
-        answer["id"] = request.id
-    head = _encode(answer)
+            described.append(_Output(name, datatype, array.shape, to_list(name, array)))
+    head = _encode(_Response(model, version, described, request.id))
     return InferResponse(head + b"".join(blobs), len(head)) if blobs else InferResponse(head)
 
 
@@ -272,7 +329,7 @@ def _configured(spec: TensorSpec, skip: int) -> dict[str, Any]:
 
 def rows_of(inputs: Mapping[str, Tensor]) -> int:
     """Rows along the batch axis. Raises InvalidInput where the inputs disagree or an input is a scalar."""
-    sizes = {np.shape(array)[0] if array.ndim else 0 for array in inputs.values()}
+    sizes = {array.shape[0] if array.ndim else 0 for array in inputs.values()}
     if len(sizes) != 1:
         raise InvalidInput(
             f"The inputs differ in rows: {', '.join(f'{name!r} {list(array.shape)}' for name, array in inputs.items())}.",

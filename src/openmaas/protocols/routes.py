@@ -18,13 +18,17 @@ RouteName = Literal[
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One route as asked for. `open` routes need no key; every other one does. `version` is a number's text."""
+    """One route as asked for. `open` routes need no key; every other one does. `version` is a number's text or an alias.
+
+    predicts: its body goes to a replica.
+    """
 
     name: RouteName
     method: Literal["GET", "POST"] = "GET"
     open: bool = False
     deployment: str = ""
     version: str = ""
+    predicts: bool = False
 
 
 _FIXED: dict[str, Route] = {
@@ -56,11 +60,20 @@ def parse_path(path: str) -> Route:
         return route
     if match := _MODEL.fullmatch(path):
         name, method = _MODEL_ACTIONS[match[3]]
-        return Route(name=name, method=method, deployment=unquote(match[1]), version=unquote(match[2] or ""))
+        return Route(
+            name=name,
+            method=method,
+            deployment=unquote(match[1]),
+            version=unquote(match[2] or ""),
+            predicts=name == "infer",
+        )
     if match := _V1.fullmatch(path):
         predict = match[2] is not None
         return Route(
-            name="v1_predict" if predict else "v1_ready", method="POST" if predict else "GET", deployment=unquote(match[1])
+            name="v1_predict" if predict else "v1_ready",
+            method="POST" if predict else "GET",
+            deployment=unquote(match[1]),
+            predicts=predict,
         )
     if match := _REPOSITORY.fullmatch(path):
         return Route(

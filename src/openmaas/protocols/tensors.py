@@ -6,6 +6,7 @@ A shape is believed only when the data that came has exactly that many elements:
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias, get_args
@@ -21,7 +22,10 @@ from openmaas.core.types import DataType, Signature, TensorSpec
 Tensor: TypeAlias = NDArray[np.generic]
 _NAMES: dict[np.dtype[Any], str] = {numpy_dtype(name): name for name in get_args(DataType) if name != "BF16"}
 _MAX_RANK = 32
+_FEW = 64
+_BRACKET = ord("[")
 _all = np.logical_and.reduce  # what ndarray.all does, without its detour through Python
+_LENGTH = struct.Struct("<I")
 _JSON_KIND: dict[str, type] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float, "FP64": float}
 
 
@@ -34,6 +38,9 @@ def datatype_of(array: Tensor) -> str:
         return "BYTES"
     if array.dtype.name == "bfloat16":
         return "BF16"
+    name = _NAMES.get(array.dtype.newbyteorder("="))
+    if name is not None:
+        return name
     raise EngineFailed(f"The model answered with the type {array.dtype}, which the protocol cannot carry.")
 
 
@@ -52,7 +59,7 @@ def _depth(raw: memoryview | bytes) -> int:
     """How many lists are open before the first element."""
     depth = 0
     for byte in bytes(raw[: 4 * _MAX_RANK]):
-        if byte == 0x5B:
+        if byte == _BRACKET:
             depth += 1
         elif byte not in b" \t\r\n":
             break
@@ -81,9 +88,52 @@ def _array(values: list[Any], dtype: np.dtype[Any], depth: int) -> Tensor:
     array = np.array(values, dtype=dtype)
     if array.ndim != depth:
         raise ValueError("the rows differ in length")
-    if dtype.kind == "f" and not _all(np.isfinite(array), axis=None):
+    if dtype.kind == "f" and not all_finite(array):
         raise ValueError(f"a number is too large for {_NAMES[dtype]}")
     return array
+
+
+class Form:
+    """A JSON tensor of numbers whose datatype and shape have been found to fit: how to read another one quickly."""
+
+    __slots__ = ("_count", "_dtype", "_flat", "_nested", "_real", "_shape")
+
+    def __init__(self, datatype: str, shape: tuple[int, ...]) -> None:
+        kind = _JSON_KIND.get(datatype, int)
+        self._dtype = numpy_dtype(datatype)
+        self._real = kind is float
+        self._shape = shape
+        self._count = math.prod(shape)
+        self._flat = _decoder(kind, 1).decode
+        self._nested = _decoder(kind, max(1, len(shape))).decode
+
+    @staticmethod
+    def fits(datatype: str) -> bool:
+        return datatype not in ("BYTES", "BF16")
+
+    def array(self, raw: msgspec.Raw) -> Tensor | None:
+        """The array, or None where the data is not plainly what was declared."""
+        text = memoryview(raw)
+        nested = len(text) > 1 and text[1] == _BRACKET
+        try:
+            values = self._nested(text) if nested else self._flat(text)
+            array = np.array(values, self._dtype)
+        except (msgspec.DecodeError, ValueError, OverflowError):
+            return None
+        if not nested:
+            if len(values) != self._count:
+                return None
+            array = array.reshape(self._shape)
+        elif array.shape != self._shape:
+            return None
+        return array if not self._real or all_finite(array) else None
+
+
+def all_finite(array: Tensor) -> bool:
+    """Whether no element is NaN or Infinity."""
+    if array.size <= _FEW and math.isfinite(sum(array.ravel().tolist())):
+        return True  # a sum of a few numbers costs less than the machinery for many, and hides neither NaN nor Infinity
+    return bool(_all(np.isfinite(array), axis=None))
 
 
 def _object_array(values: list[Any], depth: int) -> Tensor:
@@ -102,26 +152,44 @@ def _reason(error: Exception) -> str:
 
 
 def to_list(name: str, array: Tensor) -> list[Any]:
-    """An output's elements as JSON can carry them, flat and row-major. Raises EngineFailed for NaN and Infinity."""
+    """An output's elements as JSON can carry them, flat and row-major. Raises EngineFailed for what JSON cannot carry."""
     return json_ready(name, array).ravel().tolist()
 
 
 def json_ready(name: str, array: Tensor) -> Tensor:
-    """An array whose `tolist` is plain JSON: bytes become text, NaN and Infinity are an error instead of a silent null."""
+    """An array whose `tolist` is plain JSON. What JSON cannot carry, as NaN, is an error instead of a silent null."""
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
     kind = array.dtype.kind
-    if kind == "f" and not _all(np.isfinite(array), axis=None):
+    if kind == "f" and not all_finite(array):
         raise EngineFailed(
             f"Output {name!r} holds NaN or Infinity, which JSON cannot carry.",
             code="not_finite",
             next_step="Ask for binary output, or look into the input and the model.",
         )
-    if kind == "O":
-        flat = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.ravel()]
-        return np.array(flat, dtype=object).reshape(array.shape)
-    if kind == "S":
-        return np.char.decode(array.astype(np.bytes_), "utf-8", "replace")
-    if kind == "V":
-        return array.astype(np.float32)
+    if kind in "OS":
+        return _as_text(name, array)
+    if kind not in "biufU":
+        raise EngineFailed(f"The model answered with the type {array.dtype}, which the protocol cannot carry.")
+    return array
+
+
+def _as_text(name: str, array: Tensor) -> Tensor:
+    try:
+        flat = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
+    except UnicodeDecodeError:
+        raise EngineFailed(
+            f"Output {name!r} holds bytes that are not UTF-8 text, which JSON cannot carry.",
+            code="not_text",
+            next_step="Ask for binary output.",
+        ) from None
+    return _objects(flat).reshape(array.shape)
+
+
+def _objects(items: list[Any]) -> NDArray[np.object_]:
+    """One object an item, whatever it is: numpy itself would look into sequences."""
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
     return array
 
 
@@ -132,36 +200,37 @@ def from_binary(name: str, datatype: str, shape: Sequence[int], blob: memoryview
     """The array of a little-endian blob. Raises InvalidInput when the blob does not have exactly the shape's size."""
     count = math.prod(shape)
     if datatype == "BYTES":
-        return _from_length_prefixed(name, count, blob).reshape(shape)
+        return _reshaped(name, _from_length_prefixed(name, count, blob), shape)
     dtype = numpy_dtype(datatype)
     if count * dtype.itemsize != len(blob):
         raise InvalidInput(
-            f"Input {name!r}: shape {list(shape)} of {datatype} takes {count * dtype.itemsize} bytes, {len(blob)} came.",
+            f"Input {name!r}: shape {short(shape)} of {datatype} takes {short(count * dtype.itemsize)} bytes, "
+            f"{len(blob)} came.",
             code="invalid_size",
         )
     if datatype == "BOOL" and (np.frombuffer(blob, np.uint8) > 1).any():
         raise InvalidInput(f"Input {name!r}: a BOOL byte is neither 0 nor 1.", code="invalid_data")
-    return np.frombuffer(blob, dtype).reshape(shape)
+    # A copy: aligned and writable, as the arrays of JSON and of joined batches are, wherever the blob lay in the body.
+    return _reshaped(name, np.frombuffer(blob, dtype).copy(), shape)
 
 
 def _from_length_prefixed(name: str, count: int, blob: memoryview) -> Tensor:
     items: list[bytes] = []
-    position, size = 0, len(blob)
-    while position + 4 <= size:
-        length = int.from_bytes(blob[position : position + 4], "little")
-        position += 4
-        if length > size - position:
+    data, position, size = bytes(blob), 0, len(blob)
+    while position + 4 <= size and len(items) < count:
+        start = position + 4
+        end = start + _LENGTH.unpack_from(data, position)[0]
+        if end > size:
             break
-        items.append(bytes(blob[position : position + length]))
-        position += length
+        items.append(data[start:end])
+        position = end
     if position != size or len(items) != count:
         raise InvalidInput(
-            f"Input {name!r}: {count} BYTES elements were declared, {len(items)} whole ones came in {size} bytes.",
+            f"Input {name!r}: {short(count)} BYTES elements were declared; {len(items)} whole ones take {position} of the "
+            f"{size} bytes that came.",
             code="invalid_size",
         )
-    array = np.empty(count, dtype=object)
-    array[:] = items
-    return array
+    return _objects(items)
 
 
 def to_binary(array: Tensor) -> bytes:
@@ -185,11 +254,25 @@ def with_shape(name: str, array: Tensor, shape: Sequence[int]) -> Tensor:
     if array.shape == tuple(shape):
         return array
     if array.ndim == 1 and math.prod(shape) == array.size and all(axis >= 0 for axis in shape):
-        return array.reshape(shape)
+        return _reshaped(name, array, shape)
     raise InvalidInput(
-        f"Input {name!r}: shape {list(shape)[:_MAX_RANK]} was declared, data of shape {list(array.shape)} came.",
-        code="shape_mismatch",
+        f"Input {name!r}: shape {short(shape)} was declared, data of shape {list(array.shape)} came.", code="shape_mismatch"
     )
+
+
+def _reshaped(name: str, array: Tensor, shape: Sequence[int]) -> Tensor:
+    """The array in a shape of as many elements. Without any, a shape may still be more than numpy can address."""
+    try:
+        return array.reshape(shape)
+    except ValueError:
+        raise InvalidInput(f"Input {name!r}: shape {short(shape)} is not a shape.", code="shape_mismatch") from None
+
+
+def short(value: int | Sequence[int]) -> str:
+    """A caller's own numbers, of which only so many are told back."""
+    if isinstance(value, int):
+        return str(value) if value.bit_length() <= 64 else "more than 2**64"
+    return f"[{', '.join(short(axis) for axis in value[:_MAX_RANK])}]"
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,25 +30,29 @@ Run: TypeAlias = Callable[[Tensors], Tensors]
 INLINE_BELOW: Final = 0.0005
 
 
-class Work:
+class Work(ABC):
     """One request on its way through the batcher.
 
-    key: what must be equal to share a batch. deadline: on the loop's clock (time.monotonic). done: called exactly once with
-    the outputs or the error, and where the time went.
+    rows: along the batch axis. key: what must be equal to share a batch. timeout: seconds that it may wait and run.
     """
 
-    __slots__ = ("arrived", "cancelled", "deadline", "done", "inputs", "key", "rows")
+    __slots__ = ("arrived", "cancelled", "deadline", "inputs", "key", "rows")
 
-    def __init__(
-        self, inputs: Tensors, rows: int, deadline: float, done: Callable[[Tensors | OpenMaaSError, Timing], None]
-    ) -> None:
+    def __init__(self, inputs: Tensors, rows: int, timeout: float) -> None:
         self.inputs = inputs
         self.rows = rows
         self.key: Hashable = tuple([array.shape[1:] for array in inputs.values()])
         self.arrived = time.monotonic()
-        self.deadline = deadline
-        self.done = done
+        self.deadline = self.arrived + timeout
         self.cancelled = False
+
+    @abstractmethod
+    def done(self, result: Tensors | OpenMaaSError, timing: Timing) -> None:
+        """Called exactly once, unless it was cancelled before: the outputs or the error, and where the time went."""
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more; it is dropped when its turn comes."""
+        self.cancelled = True
 
 
 class _Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -20,8 +20,6 @@ _decode_call = msgspec.msgpack.Decoder(Call).decode
 _encode = msgspec.msgpack.Encoder().encode
 _STREAMS = 64
 
-Encode = Callable[[Tensors], tuple[bytes, int]]
-
 
 class ReplicaServer:
     """Answers the calls of the link with one engine.
@@ -32,10 +30,12 @@ class ReplicaServer:
     def __init__(self, spec: ReplicaSpec, engine: Engine, max_body: int) -> None:
         self._spec = spec
         self._manifest = spec.manifest
+        self.batchable = spec.manifest.batchable
         self._signature = spec.manifest.signature
         self._engine = engine
         self._max_body = max_body
-        self._version = str(spec.version)
+        self.version = str(spec.version)
+        self._decoder = oip.InferDecoder(self._signature)
         self._streams = 0
         self._stream_threads = ThreadPoolExecutor(_STREAMS, thread_name_prefix="stream")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,50 +75,23 @@ class ReplicaServer:
     # predictions
 
     def _infer(self, call: IncomingCall, head: Call) -> None:
-        request = oip.decode_infer(self._body(call, head), head.json_size, self._signature)
+        request = self._decoder.decode(self._body(call, head), head.json_size)
         timeout = min(head.timeout, request.timeout) if request.timeout else head.timeout
-
-        def encode(outputs: Tensors) -> tuple[bytes, int]:
-            response = oip.encode_infer(head.deployment, self._version, request, outputs)
-            return response.body, response.json_size
-
-        self._submit(call, head, request.inputs, timeout, encode)
+        self._submit(_Inference(self, call, head, request, timeout))
 
     def _v1_predict(self, call: IncomingCall, head: Call) -> None:
         inputs = kserve.decode_predict(self._body(call, head), self._signature)
-        self._submit(
-            call, head, inputs, head.timeout, lambda outputs: (kserve.encode_predict(outputs, self._manifest.batchable), -1)
-        )
+        self._submit(_Prediction(self, call, head, oip.InferRequest(inputs), head.timeout))
 
     def _body(self, call: IncomingCall, head: Call) -> bytes:
         body, call.payload = call.payload, b""
         return codings.decompress(body, head.content_encoding, self._max_body) if head.content_encoding else body
 
-    def _submit(self, call: IncomingCall, head: Call, inputs: Tensors, timeout: float, encode: Encode) -> None:
-        rows = oip.rows_of(inputs) if self._manifest.batchable else 1
-
-        def done(result: Tensors | OpenMaaSError, timing: Timing) -> None:
-            seconds = time.monotonic() - work.arrived
-            statistics = self.batcher.statistics
-            if isinstance(result, OpenMaaSError):
-                statistics.failed(seconds)
-                call.fail(result)
-                return
-            try:
-                _answer(call, head, encode(result), timing)
-            except OpenMaaSError as error:
-                statistics.failed(seconds)
-                call.fail(error)
-            else:
-                statistics.answered(timing, seconds)
-
-        work = Work(inputs, rows, time.monotonic() + timeout, done)
-
-        def cancel() -> None:
-            work.cancelled = True
-
-        call.on_cancel = cancel
+    def _submit(self, work: _Inference) -> None:
+        if self.batchable:
+            work.rows = oip.rows_of(work.inputs)
         self.batcher.submit(work)
+        work.call.on_cancel = work.cancel
 
     # streams
 
@@ -153,7 +126,7 @@ class ReplicaServer:
 
     def _about(self, head: Call) -> object:
         if head.operation == "metadata":
-            return oip.model_metadata(head.deployment, [self._version], self._manifest)
+            return oip.model_metadata(head.deployment, [self.version], self._manifest)
         if head.operation == "config":
             return oip.model_config(head.deployment, self._manifest, self._spec.max_batch)
         if head.operation == "statistics":
@@ -161,10 +134,51 @@ class ReplicaServer:
         raise InvalidInput(f"The replica does not know the operation {head.operation!r}.")
 
 
-def _answer(call: IncomingCall, head: Call, encoded: tuple[bytes, int], timing: Timing) -> None:
-    body, json_size = encoded
-    coding = ""
-    if head.accept_encoding:
-        body, coding = codings.compress(body, head.accept_encoding)
-    content_type = "application/json" if json_size < 0 else oip.BINARY_CONTENT_TYPE
-    call.answer(_encode(Answer(200, content_type, coding, json_size, timing)), body)
+class _Inference(Work):
+    """A request on its way through the batcher, and the call that waits for it."""
+
+    __slots__ = ("call", "head", "request", "server")
+
+    def __init__(
+        self, server: ReplicaServer, call: IncomingCall, head: Call, request: oip.InferRequest, timeout: float
+    ) -> None:
+        super().__init__(request.inputs, 1, timeout)
+        self.server = server
+        self.call = call
+        self.head = head
+        self.request = request
+
+    def done(self, result: Tensors | OpenMaaSError, timing: Timing) -> None:
+        seconds = time.monotonic() - self.arrived
+        statistics = self.server.batcher.statistics
+        if isinstance(result, OpenMaaSError):
+            statistics.failed(seconds)
+            self.call.fail(result)
+            return
+        try:
+            self._answer(result, timing)
+        except OpenMaaSError as error:
+            statistics.failed(seconds)
+            self.call.fail(error)
+        else:
+            statistics.answered(timing, seconds)
+
+    def encode(self, outputs: Tensors) -> oip.InferResponse:
+        return oip.encode_infer(self.head.deployment, self.server.version, self.request, outputs)
+
+    def _answer(self, outputs: Tensors, timing: Timing) -> None:
+        response = self.encode(outputs)
+        body, coding = response.body, ""
+        if self.head.accept_encoding:
+            body, coding = codings.compress(body, self.head.accept_encoding)
+        content_type = "application/json" if response.json_size < 0 else oip.BINARY_CONTENT_TYPE
+        self.call.answer(_encode(Answer(200, content_type, coding, response.json_size, timing)), body)
+
+
+class _Prediction(_Inference):
+    """The same, answered in KServe V1's words."""
+
+    __slots__ = ()
+
+    def encode(self, outputs: Tensors) -> oip.InferResponse:
+        return oip.InferResponse(kserve.encode_predict(outputs, self.server.batchable))

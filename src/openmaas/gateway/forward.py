@@ -1,0 +1,114 @@
+"""One call on its way to a replica: sent at once, once more elsewhere, or held until a replica is there."""
+
+from __future__ import annotations
+
+import asyncio
+
+from openmaas.core.errors import LinkLost, OpenMaaSError, Unavailable
+from openmaas.core.link import Link, OnEnd
+from openmaas.gateway.router import Router, Target
+
+
+class Forward:
+    """Ends exactly once by calling `on_end`, on the event loop, unless it is cancelled first.
+
+    A prediction changes nothing, so one that was lost with its replica, or that a full replica refused, is tried once more on
+    another. Where no replica is in the rotation, the call waits for one, up to the hold time or `deadline` (the loop's clock).
+    version: None leaves it to the deployment's split.
+    """
+
+    __slots__ = (
+        "_body",
+        "_call_id",
+        "_deadline",
+        "_header",
+        "_holding",
+        "_link",
+        "_on_end",
+        "_router",
+        "_target",
+        "_tries",
+        "_version",
+    )
+
+    def __init__(
+        self, router: Router, target: Target, version: int | None, header: bytes, body: bytes, deadline: float, on_end: OnEnd
+    ) -> None:
+        self._router = router
+        self._target = target
+        self._version = version
+        self._header = header
+        self._body = body
+        self._deadline = deadline
+        self._on_end = on_end
+        self._link: Link | None = None
+        self._call_id = 0
+        self._tries = 0
+        self._holding: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        version = self._target.choose_version() if self._version is None else self._version
+        link = self._router.pick(self._target, version)
+        if link is None:
+            self._hold()
+        else:
+            self._send(link)
+
+    def cancel(self) -> None:
+        """Nobody waits any more: the replica is told, and `on_end` is not called."""
+        if self._holding is not None:
+            self._holding.cancel()
+        elif self._link is not None:
+            self._link.cancel(self._call_id)
+
+    def _send(self, link: Link) -> None:
+        self._tries += 1
+        self._link = link
+        try:
+            self._call_id = link.start(self._header, self._body, self._ended)
+        except OpenMaaSError as error:
+            self._ended(b"", b"", error)
+
+    def _ended(self, header: bytes, payload: bytes, error: OpenMaaSError | None) -> None:
+        if error is not None and self._tries == 1 and isinstance(error, Unavailable):
+            version = self._target.choose_version() if self._version is None else self._version
+            other = self._router.pick(self._target, version, self._link)
+            if other is not None:
+                self._send(other)
+                return
+            if isinstance(error, LinkLost):
+                self._hold()
+                return
+        self._on_end(header, payload, error)
+
+    def _hold(self) -> None:
+        self._holding = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        try:
+            link = await self._router.hold(self._target, self._version, self._deadline)
+        except OpenMaaSError as error:
+            self._holding = None
+            self._on_end(b"", b"", error)
+        else:
+            self._holding = None
+            self._send(link)
+
+
+async def ask(router: Router, target: Target, version: int | None, question: bytes, deadline: float) -> bytes:
+    """What a replica of that version (None: by the split) answers to a question without a body."""
+    future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def end(_: bytes, payload: bytes, error: OpenMaaSError | None) -> None:
+        if error is None:
+            future.set_result(payload)
+        else:
+            future.set_exception(error)
+
+    forward = Forward(router, target, version, question, b"", deadline, end)
+    forward.start()
+    try:
+        return await future
+    except asyncio.CancelledError:
+        forward.cancel()
+        raise
