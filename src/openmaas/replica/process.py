@@ -34,7 +34,7 @@ async def serve(spec: ReplicaSpec, address: str, settings: Settings) -> None:
 
     log = get_logger("replica")
     engine = _load(spec, settings)
-    log.info("loaded", replica=spec.id, model=spec.model, version=spec.version, **engine.describe())
+    log.info("loaded", replica=spec.id, model=spec.model, version=spec.version, engine=engine.describe())
     server = ReplicaServer(spec, engine, settings.max_body)
     link = LinkServer(server.handle, health=server.health)
     stop = asyncio.Event()
