@@ -47,6 +47,8 @@ def run_server(settings: Settings, on_ready: Callable[[Running], None] = lambda 
     """
     from openmaas.fleet.supervisor import Supervisor
 
+    configure_logging("supervisor", settings.log_level)
+
     async def supervise() -> None:
         await Supervisor(settings, ProcessCommands(settings), on_ready).run()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import msgspec
 
 from openmaas.core.contracts import ControlCall, Desired, Observed, encode
-from openmaas.core.errors import OpenMaaSError
+from openmaas.core.errors import LinkLost, OpenMaaSError
 from openmaas.core.link import Link, connect
 from openmaas.core.log import get_logger
 from openmaas.fleet.keeper import first_of
@@ -38,17 +39,20 @@ class ControlLine:
         """Until cancelled."""
         pause = _MEND_FROM
         while True:
-            try:
+            with contextlib.suppress(LinkLost):
                 link = await connect(self._address)
                 pause = _MEND_FROM
-                try:
-                    await first_of(self._follow(link), self._report(link))
-                finally:
-                    link.abort()
-            except OpenMaaSError as error:
-                _log.info("control is away", cause=error.message)
+                await self._talk(link)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _MEND_TO)
+
+    async def _talk(self, link: Link) -> None:
+        try:
+            await first_of(self._follow(link), self._report(link))
+        except OpenMaaSError as error:
+            _log.warning("the line to control broke", cause=error.message)
+        finally:
+            link.abort()
 
     async def _follow(self, link: Link) -> None:
         async for chunk in link.stream(encode(ControlCall("watch_desired", peer=_PEER))):

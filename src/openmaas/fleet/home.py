@@ -20,10 +20,7 @@ _PAUSE = 0.02  # `is_locked` holds the lock for an instant when it looks, and a 
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """`run/supervisor.json` in the home: the server that runs there. `started_at` Unix seconds; `ready` once all answered.
-
-    admin_key_created: this was the first start, and the key now lies in `admin.key`.
-    """
+    """`run/supervisor.json` in the home: the server that runs there. `started_at` Unix seconds; `ready` once all answered."""
 
     pid: int
     control_url: str
@@ -31,7 +28,6 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     version: str
     ready: bool = False
-    admin_key_created: bool = False
 
 
 def prepare_home(settings: Settings) -> Path:

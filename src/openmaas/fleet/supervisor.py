@@ -51,7 +51,6 @@ class Supervisor:
         self._settings = settings
         self._on_ready = on_ready
         self._started_at = time.time()
-        self._first_start = not (settings.home_path / "admin.key").exists()
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
         self._replicas = Replicas(settings, commands, self._changed.set)
@@ -177,7 +176,6 @@ class Supervisor:
             started_at=self._started_at,
             version=openmaas.__version__,
             ready=ready,
-            admin_key_created=self._first_start and ready,
         )
 
 
