@@ -103,7 +103,8 @@ def alive(pid: int) -> bool:
 
 def stop_all(server: Server) -> None:
     """`openmaas down`, and proof that nothing of it is left."""
-    pids = server.pids()
+    running = server.run("status", check=False).returncode == 0
+    pids = server.pids() if running else []
     server.down()
     until = time.monotonic() + 20
     while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < until:

@@ -58,7 +58,7 @@ class Supervisor:
         control, gateway = settings.url(settings.control_port), settings.url(settings.http_port)
         self._control = self._service("control", commands.control, f"{control}/health/ready")
         self._gateways = [
-            self._service(f"gateway-{index}", _bind(commands.gateway, index), f"{gateway}/v2/health/live")
+            self._service(f"gateway-{index}", _bind(commands.gateway, index), f"{gateway}/v2/health/ready")
             for index in range(settings.gateways)
         ]
 
