@@ -21,6 +21,7 @@ from openmaas.protocols.tensors import (
     short,
     to_binary,
     to_list,
+    unknown_input,
     with_shape,
 )
 
@@ -85,6 +86,7 @@ class InferDecoder:
 
     def __init__(self, signature: Signature) -> None:
         self._signature = signature
+        self._names = frozenset(spec.name for spec in signature.inputs)
         self._known: dict[tuple[Any, ...], Form] = {}
 
     def decode(self, body: bytes, json_size: int) -> InferRequest:
@@ -124,6 +126,8 @@ class InferDecoder:
         inputs: dict[str, Tensor] = {}
         position = 0
         for tensor in tensors:
+            if tensor.name not in self._names:  # before its data is looked at: many of these would cost much
+                raise unknown_input(tensor.name, self._signature)
             if tensor.name in inputs:
                 raise InvalidInput(f"Input {tensor.name[:80]!r} came twice.", code="input_twice")
             inputs[tensor.name], taken = _decode_tensor(tensor, blobs[position:])
@@ -163,22 +167,23 @@ def _refuse(parameters: Mapping[str, Any]) -> None:
 
 def _decode_tensor(tensor: _Tensor, blobs: memoryview) -> tuple[Tensor, int]:
     """The array, and how many bytes of the blobs it took."""
+    name = tensor.name[:80]
     if any(axis < 0 for axis in tensor.shape) or len(tensor.shape) > 32:
-        raise InvalidInput(f"Input {tensor.name[:80]!r}: shape {short(tensor.shape)} is not a shape.", code="shape_mismatch")
+        raise InvalidInput(f"Input {name!r}: shape {short(tensor.shape)} is not a shape.", code="shape_mismatch")
     parameters = tensor.parameters or {}
     _refuse(parameters)
     size = parameters.get("binary_data_size")
     if size is None:
         if not tensor.data:
-            raise InvalidInput(f"Input {tensor.name[:80]!r} has neither data nor binary_data_size.", code="invalid_data")
-        return with_shape(tensor.name, from_json(tensor.name, tensor.datatype, tensor.data), tensor.shape), 0
+            raise InvalidInput(f"Input {name!r} has neither data nor binary_data_size.", code="invalid_data")
+        return with_shape(name, from_json(name, tensor.datatype, tensor.data), tensor.shape), 0
     if tensor.data:
-        raise InvalidInput(f"Input {tensor.name[:80]!r} has both data and binary_data_size.", code="invalid_data")
+        raise InvalidInput(f"Input {name!r} has both data and binary_data_size.", code="invalid_data")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(blobs):
         raise InvalidInput(
-            f"Input {tensor.name[:80]!r}: binary_data_size is {_told(size)}, {len(blobs)} bytes are left.", code="invalid_size"
+            f"Input {name!r}: binary_data_size is {_told(size)}, {len(blobs)} bytes are left.", code="invalid_size"
         )
-    return from_binary(tensor.name, tensor.datatype, tensor.shape, blobs[:size]), size
+    return from_binary(name, tensor.datatype, tensor.shape, blobs[:size]), size
 
 
 def _decode_raw(body: bytes, signature: Signature) -> InferRequest:

@@ -286,10 +286,11 @@ def check_inputs(signature: Signature, inputs: Mapping[str, Tensor]) -> None:
         _check_one(spec, array)
     if len(inputs) != len(signature.inputs):
         known = {spec.name for spec in signature.inputs}
-        extra = next(name for name in inputs if name not in known)
-        raise InvalidInput(
-            f"Input {extra[:80]!r} is unknown; the model takes {_names(signature.inputs)}.", code="input_unknown"
-        )
+        raise unknown_input(next(name for name in inputs if name not in known), signature)
+
+
+def unknown_input(name: str, signature: Signature) -> InvalidInput:
+    return InvalidInput(f"Input {name[:80]!r} is unknown; the model takes {_names(signature.inputs)}.", code="input_unknown")
 
 
 def _check_one(spec: TensorSpec, array: Tensor) -> None:
