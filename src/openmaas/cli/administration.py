@@ -19,7 +19,7 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Free files that no version uses any more. Says what first, and asks."""
-    from openmaas.cli.console import done, nothing, out, print_json
+    from openmaas.cli.console import done, nothing, print_json, write
     from openmaas.cli.units import size
 
     client = connect()
@@ -33,7 +33,7 @@ def gc(
     files = plural("{n} file", "{n} files", report.blobs).format(n=report.blobs)
     uploads = plural("{n} unfinished upload", "{n} unfinished uploads", report.uploads).format(n=report.uploads)
     what = f"{files} ({size(report.bytes)}), {uploads}"
-    out().print(_("Would free {what}.").format(what=what), soft_wrap=True)
+    write(_("Would free {what}.").format(what=what))
     if dry_run or not confirm(_("Free them?"), yes):
         return
     freed = client.gc(apply=True)
@@ -70,7 +70,7 @@ def _digest(what: str) -> str:
 
 
 def _list(as_json: bool) -> None:
-    from openmaas.cli.console import name, nothing, out, print_json, table
+    from openmaas.cli.console import Table, name, nothing, print_json, write_table
     from openmaas.cli.units import ago
 
     approvals = connect().approvals()
@@ -79,7 +79,7 @@ def _list(as_json: bool) -> None:
     elif not approvals:
         nothing(_("Nothing is approved."))
     else:
-        made = table(_("DIGEST"), _("REASON"), _("BY"), _("WHEN"))
+        made = Table(_("DIGEST"), _("REASON"), _("BY"), _("WHEN"))
         for approval in approvals:
             made.add_row(name(approval.sha256), approval.reason, approval.actor, ago(approval.at))
-        out().print(made)
+        write_table(made)

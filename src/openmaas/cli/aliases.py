@@ -55,7 +55,7 @@ def _list(aliases: dict[str, int], model: str, as_json: bool) -> None:
     if not aliases:
         console.nothing(_("{model} has no aliases. Set one: openmaas alias {model}:1 champion").format(model=model))
         return
-    made = console.table(_("ALIAS"), _("VERSION"))
+    made = console.Table(_("ALIAS"), _("VERSION"))
     for alias, number in sorted(aliases.items()):
         made.add_row(console.name(f"{model}@{alias}"), f"{model}:{number}")
-    console.out().print(made)
+    console.write_table(made)

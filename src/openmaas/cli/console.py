@@ -1,21 +1,22 @@
-"""What a terminal shows: one console, tables without clutter, states in colour, JSON for programs."""
+"""What a terminal shows: lines and tables, states in colour, JSON for programs."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
-from rich.theme import Theme
 
 from openmaas.cli.i18n import _
+from openmaas.cli.styled import Line, Styled, Table, cells
 
-_PIPE_WIDTH = 220  # nothing is cut when the output goes to a file or another program
-_THEME = Theme({"head": "dim", "name": "bold cyan", "good": "green", "busy": "yellow", "bad": "red", "faint": "dim"})
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Styled", "Table"]
+
 _STATES = {
     "ready": ("●", "good"), "starting": ("◌", "busy"), "updating": ("◐", "busy"), "draining": ("◌", "busy"),
     "backoff": ("◌", "bad"), "hung": ("●", "bad"), "failed": ("✗", "bad"), "stopped": ("○", "faint"),
@@ -23,65 +24,76 @@ _STATES = {
 }  # fmt: skip
 
 
-def _console(stream: Any) -> Console:
-    width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(file=stream, theme=_THEME, highlight=False, width=width, emoji=False, markup=False)
+def write(line: Line = "", stream: TextIO | None = None) -> None:
+    """One line, on standard output unless told otherwise; in colour at a terminal."""
+    stream = stream or sys.stdout
+    styled = line if isinstance(line, Styled) else Styled(line)
+    stream.write(styled.render(in_colour(stream)) + "\n")
 
 
-def out() -> Console:
-    """Answers: standard output."""
-    return _console(sys.stdout)
+def write_table(table: Table) -> None:
+    """A table, cut to the terminal's width where there is one."""
+    for line in table.lines(terminal_width(sys.stdout)):
+        write(line)
 
 
-def err() -> Console:
-    """Errors, progress and remarks: standard error."""
-    return _console(sys.stderr)
+def in_colour(stream: TextIO) -> bool:
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """Columns of the terminal; None where the output goes elsewhere, and nothing needs to be cut."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
+def live_console() -> Console | None:
+    """rich's console on standard error, for what moves; None where nobody watches."""
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 def print_json(value: Any) -> None:
     """A resource, or a list of them, as indented JSON."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def table(*columns: str, right: Iterable[str] = ()) -> Table:
-    """A table without lines; columns named in `right` are aligned there."""
-    made = Table(box=None, header_style="head", pad_edge=False, padding=(0, 3, 0, 0), show_edge=False)
-    aligned = set(right)
-    for column in columns:
-        made.add_column(column, justify="right" if column in aligned else "left", no_wrap=True, overflow="ellipsis")
-    return made
-
-
-def fields(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+def write_fields(rows: Iterable[tuple[str, Line]]) -> None:
     """Names and values, one pair a line."""
-    grid = Table.grid(padding=(0, 3, 0, 0))
-    grid.add_column(style="head", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(name, value)
-    return grid
+    pairs = list(rows)
+    width = max((cells(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        pieces = value.pieces if isinstance(value, Styled) else [value]
+        write(Styled((name, "head"), " " * (width - cells(name) + 3), *pieces))
 
 
-def state(name: str, remark: str = "") -> Text:
+def state(name: str, remark: str = "") -> Styled:
     """A state with its sign and colour."""
     sign, style = _STATES.get(name, ("·", "faint"))
-    return Text.assemble((f"{sign} {name}", style), (f" {remark}" if remark else "", "faint"))
+    return Styled((f"{sign} {name}", style), (f" {remark}" if remark else "", "faint"))
 
 
-def name(text: str) -> Text:
-    return Text(text, style="name")
+def name(text: str) -> Styled:
+    return Styled((text, "name"))
 
 
 def done(message: str) -> None:
     """One line that says what was done."""
-    out().print(Text.assemble(("✓ ", "good"), message), soft_wrap=True)
+    write(Styled(("✓ ", "good"), message))
 
 
 def hint(text: str) -> None:
     """What to do next."""
-    out().print(Text.assemble((_("next") + "  ", "faint"), text), soft_wrap=True)
+    write(Styled((_("next") + "  ", "faint"), text))
 
 
 def nothing(message: str) -> None:
     """Where a listing has no rows: on standard error, so that a pipe reads nothing."""
-    err().print(Text(message, style="faint"), soft_wrap=True)
+    write(Styled((message, "faint")), sys.stderr)

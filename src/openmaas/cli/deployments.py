@@ -117,10 +117,10 @@ def _report(client: Client, info: DeploymentInfo, as_json: bool, snippets: bool)
 @contextmanager
 def _spinner(client: Client, quiet: bool) -> Iterator[Any]:
     """A line that follows a deployment, on standard error, at a terminal only."""
-    from openmaas.cli.console import err
+    from openmaas.cli.console import live_console
 
-    console = err()
-    if quiet or not console.is_terminal:
+    console = None if quiet else live_console()
+    if console is None:
         yield None
         return
     start = time.monotonic()

@@ -24,7 +24,7 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Show every move of a model's aliases and of a deployment, newest first."""
-    from openmaas.cli.console import nothing, out, print_json
+    from openmaas.cli.console import nothing, print_json, write
 
     client = connect()
     everything = everything or (as_json and limit is None)
@@ -43,7 +43,7 @@ def history(
     if deployments:
         _print_deployments(deployments)
     if deployments and aliases:
-        out().print()
+        write()
     if aliases:
         _print_aliases(aliases)
 
@@ -61,10 +61,10 @@ def _rows_or_none(pages: Pages[T], limit: int | None, everything: bool) -> list[
 
 
 def _print_deployments(moves: list[DeploymentMove]) -> None:
-    from openmaas.cli.console import name, out, state, table
+    from openmaas.cli.console import Table, name, state, write_table
     from openmaas.cli.units import ago
 
-    made = table(
+    made = Table(
         _("DEPLOYMENT"), _("REVISION"), _("ACTION"), _("VERSION"), _("STATE"), _("BY"), _("WHEN"), right=(_("REVISION"),)
     )
     for move in moves:
@@ -72,14 +72,14 @@ def _print_deployments(moves: list[DeploymentMove]) -> None:
         made.add_row(
             name(move.deployment), str(move.revision), move.action, version, state(move.state), move.actor, ago(move.at)
         )
-    out().print(made)
+    write_table(made)
 
 
 def _print_aliases(moves: list[AliasMove]) -> None:
-    from openmaas.cli.console import name, out, table
+    from openmaas.cli.console import Table, name, write_table
     from openmaas.cli.units import ago
 
-    made = table(_("ALIAS"), _("ACTION"), _("FROM"), _("TO"), _("BY"), _("WHEN"), right=(_("FROM"), _("TO")))
+    made = Table(_("ALIAS"), _("ACTION"), _("FROM"), _("TO"), _("BY"), _("WHEN"), right=(_("FROM"), _("TO")))
     for move in moves:
         made.add_row(
             name(f"{move.model}@{move.alias}"),
@@ -89,7 +89,7 @@ def _print_aliases(moves: list[AliasMove]) -> None:
             move.actor,
             ago(move.at),
         )
-    out().print(made)
+    write_table(made)
 
 
 def _number(number: int | None) -> str:

@@ -36,5 +36,7 @@ def logs(
 
 
 def _write(lines: list[str]) -> None:
+    from openmaas.cli.console import write
+
     for line in lines:
-        typer.echo(line)
+        write(line)

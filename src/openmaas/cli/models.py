@@ -11,6 +11,7 @@ from openmaas.cli.i18n import _, plural
 from openmaas.cli.options import All, Json, Limit, ReferenceArgument, Yes, confirm, connect
 
 if TYPE_CHECKING:
+    from openmaas.cli.styled import Line
     from openmaas.core.resources import ModelSummary, Page, VersionInfo
 
 _FILES = 20  # that `show` lists
@@ -40,7 +41,7 @@ def ls(
 
 
 def _print_models(models: Page[ModelSummary], prefix: str) -> None:
-    from openmaas.cli.console import name, nothing, out, table
+    from openmaas.cli.console import Table, name, nothing, write_table
     from openmaas.cli.listings import remark
     from openmaas.cli.units import ago, size
 
@@ -51,7 +52,7 @@ def _print_models(models: Page[ModelSummary], prefix: str) -> None:
             else _("No models yet. Push one: openmaas push PATH --name NAME")
         )
         return
-    made = table(
+    made = Table(
         _("MODEL"), _("FORMAT"), _("LATEST"), _("VERSIONS"), _("SIZE"), _("ALIASES"), _("UPDATED"),
         right=(_("LATEST"), _("VERSIONS"), _("SIZE")),
     )  # fmt: skip
@@ -61,16 +62,16 @@ def _print_models(models: Page[ModelSummary], prefix: str) -> None:
         made.add_row(
             name(model.name), model.format or "–", latest, str(model.versions), size(model.size), aliases, ago(model.updated_at)
         )
-    out().print(made)
+    write_table(made)
     remark(models)
 
 
 def _print_versions(versions: Page[VersionInfo]) -> None:
-    from openmaas.cli.console import name, out, table
+    from openmaas.cli.console import Table, name, write_table
     from openmaas.cli.listings import remark
     from openmaas.cli.units import ago, size
 
-    made = table(
+    made = Table(
         _("VERSION"), _("FORMAT"), _("ENGINE"), _("SIZE"), _("DIGEST"), _("ALIASES"), _("PUSHED"), _("BY"), right=(_("SIZE"),)
     )
     for version in versions.items:
@@ -78,7 +79,7 @@ def _print_versions(versions: Page[VersionInfo]) -> None:
             name(f"{version.model}:{version.number}"), version.format, version.engine, size(version.size),
             version.digest[:12], ", ".join(version.aliases), ago(version.created_at), version.created_by,
         )  # fmt: skip
-    out().print(made)
+    write_table(made)
     remark(versions)
 
 
@@ -95,17 +96,11 @@ def show(reference: ReferenceArgument, as_json: Json = False) -> None:
 
 def print_version(version: VersionInfo) -> None:
     """A version for people."""
-    from rich.text import Text
-
-    from openmaas.cli.console import fields, out
+    from openmaas.cli.console import Styled, write, write_fields
     from openmaas.cli.units import ago, clock, size
 
-    console = out()
-    title = Text(f"{version.model}:{version.number}", style="name")
-    if version.aliases:
-        title.append("  " + ", ".join(version.aliases), style="good")
-    console.print(title)
-    rows: list[tuple[str, Any]] = [
+    write(Styled((f"{version.model}:{version.number}", "name"), ("  " + ", ".join(version.aliases), "good")))
+    rows: list[tuple[str, Line]] = [
         (_("digest"), version.digest),
         (_("format"), version.format if version.format == version.engine else f"{version.format} → {version.engine}"),
         (_("size"), size(version.size)),
@@ -117,12 +112,18 @@ def print_version(version: VersionInfo) -> None:
         *_labelled(_("parent"), [version.parent] if version.parent else []),
         *_labelled(_("recipe"), [version.recipe] if version.recipe else []),
     ]  # fmt: skip
-    console.print(fields(rows))
+    write_fields(rows)
     if version.card:
-        from rich.markdown import Markdown
+        write()
+        _write_card(version.card)
 
-        console.print()
-        console.print(Markdown(version.card), width=min(console.width, _CARD_WIDTH))
+
+def _write_card(card: str) -> None:
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console()
+    console.print(Markdown(card), width=min(console.width, _CARD_WIDTH))
 
 
 def _described(manifest: dict[str, Any]) -> list[tuple[str, str]]:

@@ -55,14 +55,14 @@ def _decoded(value: Any) -> Any:
 
 
 def _print(outputs: dict[str, Tensor]) -> None:
-    from openmaas.cli.console import out, table
+    from openmaas.cli.console import Table, write_table
 
     columns = {name: _plain(array) if array.ndim else [_plain(array)] for name, array in outputs.items()}
-    made = table("", *columns)
+    made = Table("", *columns)
     for index in range(max((len(column) for column in columns.values()), default=0)):
         cells = [_cell(column[index]) if index < len(column) else "" for column in columns.values()]
         made.add_row(str(index), *cells)
-    out().print(made)
+    write_table(made)
 
 
 def _cell(value: Any) -> str:

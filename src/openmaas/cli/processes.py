@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +11,7 @@ from openmaas.cli.i18n import _
 from openmaas.cli.options import Json, connect
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
+    from openmaas.cli.styled import Line, Styled
     from openmaas.core.resources import DeploymentInfo, ReplicaInfo
 
 
@@ -36,9 +35,9 @@ def ps(
 
 
 def _print(deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> None:
-    from openmaas.cli.console import name, out, state, table
+    from openmaas.cli.console import Table, name, state, write, write_table
 
-    made = table(
+    made = Table(
         _("DEPLOYMENT"), _("VERSION"), _("STATE"), _("PID"), _("RESTARTS"), _("MEMORY"), _("SINCE"),
         right=(_("PID"), _("RESTARTS"), _("MEMORY")),
     )  # fmt: skip
@@ -48,10 +47,9 @@ def _print(deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> No
         own = [replica for replica in replicas if replica.deployment == deployment.name]
         for index, replica in enumerate(own):
             made.add_row(*_row(replica, deployment, last=index == len(own) - 1))
-    console = out()
-    console.print(made)
+    write_table(made)
     for line in _causes(deployments):
-        console.print(line, soft_wrap=True)
+        write(line)
 
 
 def _ready(deployment: DeploymentInfo) -> str:
@@ -60,14 +58,12 @@ def _ready(deployment: DeploymentInfo) -> str:
     return _("{count}, version {n} serves").format(count=count, n=deployment.serving) if serving else count
 
 
-def _row(replica: ReplicaInfo, deployment: DeploymentInfo, last: bool) -> list[Any]:
-    from rich.text import Text
-
-    from openmaas.cli.console import state
+def _row(replica: ReplicaInfo, deployment: DeploymentInfo, last: bool) -> list[Line]:
+    from openmaas.cli.console import Styled, state
     from openmaas.cli.units import size, span
 
     return [
-        Text(f"{'└' if last else '├'} {replica.id}", style="faint"),
+        Styled((f"{'└' if last else '├'} {replica.id}", "faint")),
         f"{deployment.model}:{replica.version}",
         state(replica.state),
         "–" if replica.pid is None else str(replica.pid),
@@ -77,15 +73,15 @@ def _row(replica: ReplicaInfo, deployment: DeploymentInfo, last: bool) -> list[A
     ]
 
 
-def _causes(deployments: list[DeploymentInfo]) -> list[Text]:
+def _causes(deployments: list[DeploymentInfo]) -> list[Styled]:
     """Why a deployment does not run, and what to do."""
-    from rich.text import Text
+    from openmaas.cli.styled import Styled
 
     lines = []
     for deployment in deployments:
         if cause := deployment.cause:
-            lines.append(Text(f"\n{deployment.name}: {cause.message}", style="bad"))
-            lines += [Text(f"  │ {line}", style="faint") for line in cause.stderr[-5:]]
+            lines.append(Styled((f"\n{deployment.name}: {cause.message}", "bad")))
+            lines += [Styled((f"  │ {line}", "faint")) for line in cause.stderr[-5:]]
             if cause.next_step:
-                lines.append(Text(_("next") + f"  {cause.next_step}", style="faint"))
+                lines.append(Styled((_("next") + f"  {cause.next_step}", "faint")))
     return lines

@@ -85,10 +85,10 @@ def _print(result: PushResult) -> None:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Any]:
     """A bar that follows a push, on standard error, at a terminal only."""
-    from openmaas.cli.console import err
+    from openmaas.cli.console import live_console
 
-    console = err()
-    if quiet or not console.is_terminal:
+    console = None if quiet else live_console()
+    if console is None:
         yield None
         return
     from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TransferSpeedColumn

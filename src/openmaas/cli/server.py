@@ -11,8 +11,7 @@ from openmaas.cli.i18n import _
 from openmaas.cli.options import Json, connect
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
+    from openmaas.cli.styled import Line
     from openmaas.core.resources import Finding, ServerStatus
     from openmaas.core.settings import Settings
 
@@ -67,10 +66,10 @@ def _read_key(settings: Settings) -> str:
 def _announce(settings: Settings, known: str) -> None:
     """Say where the server is. The admin key is shown when it was made just now, and never again."""
     import openmaas
-    from openmaas.cli.console import done, fields, hint, name, out
+    from openmaas.cli.console import done, hint, name, write_fields
 
     done(_("OpenMaaS {version} is ready.").format(version=openmaas.__version__))
-    rows: list[tuple[str, RenderableType]] = [
+    rows: list[tuple[str, Line]] = [
         (_("gateway"), name(settings.url(settings.http_port))),
         (_("control"), name(settings.url(settings.control_port))),
         (_("home"), str(settings.home_path)),
@@ -79,7 +78,7 @@ def _announce(settings: Settings, known: str) -> None:
     if key != known:
         rows.append((_("admin key"), key))
         rows.append(("", _("kept in {path}; it is not shown again").format(path=_key_path(settings))))
-    out().print(fields(rows))
+    write_fields(rows)
     hint("openmaas push PATH --name NAME")
 
 
@@ -109,12 +108,11 @@ def status(as_json: Json = False) -> None:
 
 
 def _print(answer: ServerStatus) -> None:
-    from openmaas.cli.console import fields, name, out, state, table
+    from openmaas.cli.console import Table, name, state, write, write_fields, write_table
     from openmaas.cli.units import size
 
-    console = out()
     deployments = ", ".join(f"{count} {state}" for state, count in sorted(answer.deployments.items())) or _("none")
-    console.print(fields([
+    write_fields([
         (_("control"), name(answer.control_url)),
         (_("gateway"), name(answer.gateway_url)),
         (_("home"), answer.home),
@@ -122,14 +120,14 @@ def _print(answer: ServerStatus) -> None:
         (_("version"), answer.version),
         (_("supervised"), _("yes") if answer.supervised else _("no: replicas are not watched")),
         (_("deployments"), deployments),
-    ]))  # fmt: skip
-    console.print()
-    made = table(_("PROCESS"), _("STATE"), _("PID"), _("RESTARTS"), _("MEMORY"), right=(_("PID"), _("RESTARTS"), _("MEMORY")))
+    ])  # fmt: skip
+    write()
+    made = Table(_("PROCESS"), _("STATE"), _("PID"), _("RESTARTS"), _("MEMORY"), right=(_("PID"), _("RESTARTS"), _("MEMORY")))
     for process in answer.processes:
         pid = "–" if process.pid is None else str(process.pid)
         memory = size(process.memory) if process.memory else "–"
         made.add_row(name(process.name), state(process.state), pid, str(process.restarts), memory)
-    console.print(made)
+    write_table(made)
 
 
 def doctor(as_json: Json = False) -> None:
@@ -146,16 +144,13 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _print_findings(findings: list[Finding]) -> None:
-    from rich.text import Text
+    from openmaas.cli.console import Styled, write
 
-    from openmaas.cli.console import out
-
-    console = out()
     for finding in findings:
         sign = ("✓ ", "good") if finding.ok else ("✗ ", "bad")
-        console.print(Text.assemble(sign, (f"{finding.check}  ", "name"), finding.message), soft_wrap=True)
+        write(Styled(sign, (f"{finding.check}  ", "name"), finding.message))
         if finding.next_step:
-            console.print(Text(f"  {_('next')}  {finding.next_step}", style="faint"), soft_wrap=True)
+            write(Styled((f"  {_('next')}  {finding.next_step}", "faint")))
 
 
 def version(as_json: Json = False) -> None:

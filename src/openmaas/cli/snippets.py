@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from openmaas.cli.i18n import _
@@ -19,18 +20,14 @@ _NUMPY = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64
 
 def print_snippets(client: Client, deployment: str, reference: str) -> None:
     """Print both, with one row of made-up input."""
-    from rich.padding import Padding
-    from rich.text import Text
-
-    from openmaas.cli.console import out
+    from openmaas.cli.console import Styled, write
     from openmaas.client.predictions import decode_signature
 
     signature = decode_signature(client.show(reference).manifest)
-    console = out()
     for title, code in ((_("curl"), curl(client, deployment, signature)), (_("Python"), python(deployment, signature))):
-        console.print()
-        console.print(Text(title, style="head"))
-        console.print(Padding(Text(code), (0, 0, 0, 2)), soft_wrap=True)
+        write()
+        write(Styled((title, "head")))
+        write(indent(code, "  "))
 
 
 def curl(client: Client, deployment: str, signature: Signature) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,9 @@ from openmaas.cli.i18n import _
 from openmaas.cli.options import Json, connect
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
+    from openmaas.cli.console import Table
     from openmaas.cli.rates import Rate
 
 
@@ -22,7 +24,7 @@ def top(
     as_json: Json = False,
 ) -> None:
     """Show what is served right now: requests a second, latency, queue, batch size. Ctrl-C ends it. --json prints one look."""
-    from openmaas.cli.console import out, print_json
+    from openmaas.cli.console import print_json, terminal_width, write_table
     from openmaas.cli.rates import look, rates
 
     client = connect()
@@ -33,27 +35,34 @@ def top(
     if as_json:
         print_json(current)
         return
-    console = out()
-    if once or not console.is_terminal:
-        console.print(_table(current))
+    if once or terminal_width(sys.stdout) is None:
+        write_table(_table(current))
         return
     from rich.live import Live
 
-    with Live(_table(current), console=console, auto_refresh=False, screen=True) as live:
+    with Live(_live(current), auto_refresh=False, screen=True) as live:
         while True:
             time.sleep(interval)
             before, after = after, look(client)
-            live.update(_table(rates(before, after)), refresh=True)
+            live.update(_live(rates(before, after)), refresh=True)
+
+
+def _live(current: list[Rate]) -> Text:
+    """The table as rich shows it."""
+    from rich.text import Text
+
+    from openmaas.cli.console import in_colour, terminal_width
+
+    lines = _table(current).lines(terminal_width(sys.stdout))
+    return Text.from_ansi("\n".join(line.render(in_colour(sys.stdout)) for line in lines))
 
 
 def _table(current: list[Rate]) -> Table:
-    from rich.text import Text
-
-    from openmaas.cli.console import name, table
+    from openmaas.cli.console import Styled, Table, name
     from openmaas.cli.units import milliseconds
 
     numbers = (_("REQ/S"), _("ROWS/S"), _("P50"), _("P99"), _("QUEUE"), _("MODEL"), _("BATCH"), _("FAIL/S"), _("REPLICAS"))
-    made = table(_("DEPLOYMENT"), _("VERSION"), *numbers, right=numbers)
+    made = Table(_("DEPLOYMENT"), _("VERSION"), *numbers, right=numbers)
     for rate in current:
         made.add_row(
             name(rate.deployment),
@@ -65,12 +74,11 @@ def _table(current: list[Rate]) -> Table:
             milliseconds(rate.queue),
             milliseconds(rate.model),
             "–" if rate.batch is None else f"{rate.batch:.1f}",
-            Text(_number(rate.failures), style="bad" if rate.failures else ""),
+            Styled((_number(rate.failures), "bad" if rate.failures else "")),
             str(rate.replicas),
         )
     if not current:
-        made.caption = _("Nothing is ready.")
-        made.caption_justify = "left"
+        made.add_row(Styled((_("Nothing is ready."), "faint")))
     return made
 
 

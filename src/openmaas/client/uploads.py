@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
-import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -69,8 +66,8 @@ class Uploads(Session):
     ) -> Operation[PushResult]:
         """Register a new version of a model.
 
-        model: the path of a file or folder, or a live object that an installed format understands (a fitted scikit-learn
-        estimator, an onnx.ModelProto). name: of the model; for a path its own name without.
+        model: the path of a file or folder, or a live object that an installed format understands, such as a fitted
+        scikit-learn estimator. name: of the model; for a path its own name without.
         sample: input rows, an array of shape (rows, …) or a mapping of input names to arrays; beside a path also the path of a
         .npy, .npz, JSON or CSV file. A conversion is compared with its source on them.
         metadata: free JSON. card: Markdown. parent and recipe: what the version was made from, and how.
@@ -81,6 +78,9 @@ class Uploads(Session):
         Raises InvalidInput, Refused (a pickle that is not approved, a wrong digest), TooLarge, StorageFull, Unavailable.
         """
         report = progress or (lambda _: None)
+        import shutil
+        import tempfile
+
         folder = Path(tempfile.mkdtemp(prefix="openmaas-push-"))
         try:
             name = check_name(name or _name_of(model))
@@ -143,6 +143,8 @@ def _sample_file(path: Path) -> Path:
 
 def _write_sample(sample: Any, path: Path) -> None:
     """Arrays by input name, or one without a name; the same bytes each time, and text unpickled, as numpy's own text type."""
+    import zipfile
+
     import numpy as np
 
     arrays = dict(sample) if isinstance(sample, Mapping) else {"": sample}

@@ -91,7 +91,7 @@ class GarbageService:
     def _stale(self, session: Session) -> list[str]:
         """Uploads that nobody touched for long, and folders of uploads that are over."""
         before = self._clock() - STALE
-        updated = dict(session.execute(select(UploadRow.id, UploadRow.updated_at)).tuples())
+        updated = dict(session.execute(select(UploadRow.id, UploadRow.updated_at)).all())
         known = updated.keys() | set(self._parts.list())
         return sorted(upload for upload in known if max(updated.get(upload, 0.0), self._parts.touched(upload)) < before)
 

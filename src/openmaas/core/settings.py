@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,6 +82,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def runtime_path(self) -> Path:
         """Folder of the unix sockets: short, since a socket path has about 100 bytes, and of this home's own."""
+        import tempfile  # 5 ms of each command that does not ask for this
+
         if self.runtime_dir:
             return Path(self.runtime_dir).expanduser().absolute()
         tag = hashlib.sha256(str(self.home_path).encode()).hexdigest()[:12]
