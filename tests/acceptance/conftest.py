@@ -78,6 +78,9 @@ class Server:
         return [replica for replica in self.json("ps") if replica["deployment"] == deployment]
 
     def pids(self) -> list[int]:
+        """Of everything that runs for this home; none where it is down already."""
+        if self.run("status", check=False).returncode:
+            return []
         return [*self.processes().values(), *(replica["pid"] for replica in self.json("ps") if replica["pid"])]
 
 

@@ -120,8 +120,9 @@ def test_terminating_a_replica_or_the_server_under_load_answers_what_is_in_fligh
         os.kill(server.replicas("drained")[0]["pid"], signal.SIGTERM)
         load.wait_for(50)
         assert load.failures() == [], load.statuses()
+        pids = server.pids()
         os.kill(server.processes()["supervisor"], signal.SIGTERM)
-        time.sleep(2)
+        _wait(lambda: not any(alive(pid) for pid in pids), 20, "everything has stopped")
     # Once the door has closed, new connections are refused; nothing that was accepted is lost.
     broken = [outcome for outcome in load.failures() if "ConnectError" not in str(outcome.body)]
     assert broken == [], load.statuses()

@@ -58,7 +58,7 @@ def test_a_killed_push_goes_on_where_it_stopped(own_server: Callable[..., Server
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB; skipped where none can be mounted."""
-    path = tmp_path / "small"
+    path = tmp_path / "disk"
     path.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], capture_output=True, text=True, check=False

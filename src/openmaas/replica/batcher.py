@@ -121,7 +121,8 @@ class Batcher:
         """Queue one piece of work. Raises Unavailable at once when the queue is full or the replica is closing."""
         if self._closed:
             raise Unavailable("The replica is stopping.", code="stopping", retry_after=1.0)
-        if self._waiting >= self._max_queue:
+        # What a free engine takes in a moment does not count as waiting.
+        if self._waiting >= self._max_queue + (0 if self._running else self._max_batch):
             self.statistics.rejected += 1
             raise Unavailable(
                 f"{self._waiting} requests wait already, the limit (max_queue) is {self._max_queue}.",
