@@ -12,10 +12,9 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ from openmaas.fleet.causes import cause_line
 from openmaas.fleet.environment import child_environment, server_environment
 from openmaas.fleet.home import Running, is_locked, prepare_home, read_note
 from openmaas.fleet.lifeline import PARENT_VARIABLE, die_with_parent
+from openmaas.fleet.ports import check_exposure
 from openmaas.fleet.process import Launch
 
 _STOP_BEYOND_DRAIN: Final = 15.0
@@ -62,27 +62,30 @@ def start_detached(settings: Settings) -> Running:
     """
     log = prepare_home(settings) / "logs" / "supervisor.log"
     reading, writing = os.pipe()
-    with log.open("ab") as output, os.fdopen(reading, "rb") as news:
-        log.chmod(0o600)
-        subprocess.Popen(
-            [*_python("supervisor"), "--tell", str(writing)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=server_environment(settings),
-            pass_fds=(writing,),
-            start_new_session=True,
-        )
+    try:
+        pid = _spawn_apart((*_python("supervisor"), "--tell", str(writing)), server_environment(settings), log, writing)
+    finally:
         os.close(writing)
-        told = news.read()
-    if not told:
-        last = log.read_bytes()[-_SHOWN_BYTES:].decode("utf-8", "replace")
-        raise Unavailable(f"The server ended while it started. Its last lines:\n{last}", next_step=f"See {log}.")
-    news_told = msgspec.json.decode(told, type=_News)
-    if news_told.running is None:
-        assert news_told.error is not None
-        raise OpenMaaSError.from_wire(news_told.error)
-    return news_told.running
+    with os.fdopen(reading, "rb") as news:
+        told = msgspec.json.decode(news.read() or b"{}", type=_News)
+    if told.running is not None:
+        return told.running
+    os.waitpid(pid, 0)
+    if told.error is not None:
+        raise OpenMaaSError.from_wire(told.error)
+    last = log.read_bytes()[-_SHOWN_BYTES:].decode("utf-8", "replace")
+    raise Unavailable(f"The server ended while it started. Its last lines:\n{last}", next_step=f"See {log}.")
+
+
+def _spawn_apart(command: tuple[str, ...], environment: Mapping[str, str], log: Path, kept: int) -> int:
+    """Start a process in a session of its own, with its output in the log and the descriptor `kept` still open."""
+    os.set_inheritable(kept, True)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), *((os.POSIX_SPAWN_DUP2, output, to) for to in (1, 2))]
+        return os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
+    finally:
+        os.close(output)
 
 
 def running_server(settings: Settings) -> Running | None:
@@ -154,6 +157,7 @@ def _supervisor(settings: Settings, arguments: argparse.Namespace) -> None:
 def _gateway(settings: Settings, arguments: argparse.Namespace) -> None:
     from openmaas import gateway
 
+    check_exposure(settings)
     _run(gateway.serve(settings, arguments.index))
 
 
@@ -165,6 +169,7 @@ def _replica(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _control(settings: Settings, arguments: argparse.Namespace) -> None:
+    check_exposure(settings)
     _run(_serve_control(settings))
 
 

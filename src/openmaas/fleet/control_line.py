@@ -51,6 +51,8 @@ class ControlLine:
             await first_of(self._follow(link), self._report(link))
         except OpenMaaSError as error:
             _log.warning("the line to control broke", cause=error.message)
+        except Exception:  # a mistake in one report must not cut the supervisor off from control for good
+            _log.exception("the line to control failed")
         finally:
             link.abort()
 

@@ -58,7 +58,9 @@ class Supervisor:
         control, gateway = settings.url(settings.control_port), settings.url(settings.http_port)
         self._control = self._service("control", commands.control, f"{control}/health/ready")
         self._gateways = [
-            self._service(f"gateway-{index}", _bind(commands.gateway, index), f"{gateway}/v2/health/ready")
+            self._service(
+                f"gateway-{index}", _bind(commands.gateway, index), f"{gateway}/v2/health/ready", shared=settings.gateways > 1
+            )
             for index in range(settings.gateways)
         ]
 
@@ -107,11 +109,11 @@ class Supervisor:
         _log.info("ready", control=running.control_url, gateway=running.gateway_url, seconds=seconds)
         self._on_ready(running)
 
-    def _service(self, name: str, launch: Callable[[], Launch], health: str) -> Keeper:
+    def _service(self, name: str, launch: Callable[[], Launch], health: str, shared: bool = False) -> Keeper:
         return Keeper(
             name,
             launch,
-            ServiceWatch(health, _FIRST_ANSWER),
+            ServiceWatch(health, _FIRST_ANSWER, None if shared else self._settings.hang_timeout),
             Output(LogFile(self._settings.home_path / "logs" / f"{name}.log")),
             grace=self._settings.drain_timeout + GRACE_BEYOND_DRAIN,
             next_step="openmaas doctor",

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import msgspec
 
@@ -13,7 +14,7 @@ from openmaas.core.contracts import Cause, Health
 from openmaas.core.errors import LinkLost
 from openmaas.core.link import Link, connect
 from openmaas.core.settings import Settings
-from openmaas.fleet.http import answers_200
+from openmaas.fleet.http import status_of
 from openmaas.fleet.keeper import Watched, first_of
 from openmaas.fleet.memory import resident
 
@@ -22,6 +23,8 @@ _LONGEST_LOOK = 0.1
 _UNPROVEN_PING = 0.1  # a start that has not made progress yet is asked more often: it may end before the next second
 _PING = 1.0
 _MEMORY_LOOK = 0.5
+_PATIENCE = 2.0
+_SILENT = 3
 PROVEN = 10.0
 """Seconds of being ready that count as progress."""
 
@@ -135,22 +138,32 @@ class ReplicaWatch:
 
 @dataclass
 class ServiceWatch:
-    """Waits until a URL of control or a gateway answers 200; after that only its exit ends it."""
+    """Waits until a URL of control or a gateway answers 200, then sees that it goes on answering, whatever it answers.
+
+    start_timeout: seconds until the first 200. hang_timeout: seconds that one answer may take; three that do not come in a row
+    mean that it hangs. None: only its exit ends it, where several share the URL.
+    """
 
     url: str
-    timeout: float
+    start_timeout: float
+    hang_timeout: float | None = None
 
     async def __call__(self, run: Watched) -> Cause:
-        looks, loop = Looks(), asyncio.get_running_loop()
-        deadline = loop.time() + self.timeout
-        while not await answers_200(self.url):
-            if loop.time() > deadline:
-                return Cause(code="start_timeout", message=f"{self.url} did not answer 200 within {self.timeout:g} s.")
+        looks, now = Looks(), asyncio.get_running_loop().time
+        deadline = now() + self.start_timeout
+        while await status_of(self.url, _PATIENCE) != HTTPStatus.OK:
+            if now() > deadline:
+                return Cause(code="start_timeout", message=f"{self.url} did not answer 200 within {self.start_timeout:g} s.")
             await looks.pause()
         run.became_ready()
-        proven = loop.time() + PROVEN
-        while True:
+        proven, silent = now() + PROVEN, 0
+        while silent < _SILENT:
             run.holds(resident(run.pid))
-            if loop.time() >= proven:
+            if now() >= proven:
                 run.made_progress()
-            await asyncio.sleep(_MEMORY_LOOK * 2)
+            await asyncio.sleep(_PING)
+            if self.hang_timeout is not None:
+                silent = silent + 1 if await status_of(self.url, self.hang_timeout) is None else 0
+        return Cause(
+            code="hung", message=f"{self.url} gave no answer {_SILENT} times in a row, for {self.hang_timeout:g} s each."
+        )

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import openmaas.fleet.watch as module
 from openmaas.core.contracts import Cause
 from openmaas.core.settings import Settings
 from openmaas.fleet.output import LogFile, Output
@@ -42,6 +43,16 @@ class Run:
         self.memory = memory
 
 
+class Here(Run):
+    """As if this process were the child."""
+
+    pid = os.getpid()
+
+    def __init__(self) -> None:
+        self.ready = self.progress = False
+        self.memory = 0
+
+
 @pytest.fixture
 async def run(tmp_path: Path, sockets: Path) -> AsyncIterator[Callable[..., object]]:
     """Starts a fake replica and a watch of it; both end with the test."""
@@ -71,7 +82,7 @@ async def test_ready_when_it_answers_a_ping_and_progress_when_it_answered_someth
     noted, task = await run(settings, "answered=1")
     await until(lambda: noted.progress)
     assert noted.ready
-    assert noted.memory > 2**20
+    await until(lambda: noted.memory > 2**20)
     assert not task.done()
 
 
@@ -134,18 +145,41 @@ async def test_a_service_is_ready_when_its_url_answers_200(tmp_path: Path) -> No
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/health/ready"
 
-    class Here(Run):
-        pid = os.getpid()
-
-        def __init__(self) -> None:
-            self.ready = self.progress = False
-            self.memory = 0
-
     noted = Here()
-    task = asyncio.create_task(ServiceWatch(url, timeout=5)(noted))
+    task = asyncio.create_task(ServiceWatch(url, start_timeout=5)(noted))
     await until(lambda: noted.ready and noted.memory)
     assert not statuses
     task.cancel()
     server.close()
-    late = await ServiceWatch(url, timeout=0.1)(Here())
+    late = await ServiceWatch(url, start_timeout=0.1)(Here())
     assert late.code == "start_timeout"
+
+
+async def test_a_service_that_goes_silent_is_hung_and_one_that_says_no_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PING", 0.02)
+    silent = False
+    status = b"200 OK"
+    open_ends: list[asyncio.StreamWriter] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        open_ends.append(writer)
+        if not silent:
+            writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\n\r\n")
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/health/ready"
+    noted = Here()
+    task = asyncio.create_task(ServiceWatch(url, start_timeout=5, hang_timeout=0.05)(noted))
+    await until(lambda: noted.ready)
+    status = b"503 Service Unavailable"
+    asked = len(open_ends)
+    await until(lambda: len(open_ends) >= asked + 4)
+    assert not task.done()
+    silent = True
+    cause = await asyncio.wait_for(task, 10)
+    assert cause.code == "hung"
+    for writer in open_ends:
+        writer.close()
+    server.close()
