@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 
 from sqlalchemy import select
 
 from openmaas.control.details import check_text
+from openmaas.control.requests import is_digest
 from openmaas.core.errors import InvalidInput
 from openmaas.core.names import DEFAULT_PROJECT
 from openmaas.core.resources import Approval
 from openmaas.store.database import Database
 from openmaas.store.tables import ApprovalRow
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_REASON = 1000
 
 
@@ -28,7 +27,10 @@ class ApprovalService:
 
     def approve(self, sha256: str, *, reason: str, actor: str, project: str = DEFAULT_PROJECT) -> Approval:
         """Approve a file; the first approval where there is one. Raises InvalidInput for what is no digest."""
-        check_digest(sha256)
+        if not is_digest(sha256):
+            raise InvalidInput(
+                f"{sha256[:80]!r} is not a SHA-256 digest: 64 lower-case hexadecimal digits.", code="invalid_digest"
+            )
         check_text(reason, "reason", _MAX_REASON)
         with self._database.write() as session:
             row = session.get(ApprovalRow, (project, sha256))
@@ -47,13 +49,6 @@ class ApprovalService:
         """What may be loaded."""
         with self._database.read() as session:
             return frozenset(session.scalars(select(ApprovalRow.sha256).where(ApprovalRow.project == project)))
-
-
-def check_digest(text: str) -> str:
-    """The digest itself, or InvalidInput."""
-    if not _DIGEST.fullmatch(text):
-        raise InvalidInput(f"{text[:80]!r} is not a SHA-256 digest: 64 lower-case hexadecimal digits.", code="invalid_digest")
-    return text
 
 
 def _view(row: ApprovalRow) -> Approval:

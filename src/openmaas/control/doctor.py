@@ -11,7 +11,7 @@ import resource
 import shutil
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 
 from sqlalchemy import func, select, text
@@ -146,19 +146,19 @@ class DoctorService:
             count, size = session.execute(select(func.count(), func.coalesce(func.sum(BlobRow.size), 0))).one()
             digests = session.scalars(select(BlobRow.sha256)).all()
         chosen = random.sample(digests, min(_BLOBS, len(digests)))
-        read = 0
-        for read, (sha256, found) in enumerate(self._read(chosen), 1):
-            if sha256 != found:
-                return Finding(
-                    check=check,
-                    ok=False,
-                    message=f"The blob {sha256} is damaged.",
-                    next_step="Push the model that it belongs to again; damaged files are replaced.",
-                )
-        message = f"{count} blobs, {size / 2**20:.1f} MiB; {read} of them were read and are intact."
+        found = dict(self._read(chosen))
+        damaged = next((sha256 for sha256, digest in found.items() if sha256 != digest), None)
+        if damaged is not None:
+            return Finding(
+                check=check,
+                ok=False,
+                message=f"The blob {damaged} is damaged.",
+                next_step="Push the model that it belongs to again; damaged files are replaced.",
+            )
+        message = f"{count} blobs, {size / 2**20:.1f} MiB; {len(found)} of them were read and are intact."
         return Finding(check=check, ok=True, message=message)
 
-    def _read(self, digests: list[str]) -> Iterator[tuple[str, str]]:
+    def _read(self, digests: Sequence[str]) -> Iterator[tuple[str, str]]:
         """(expected, found) of blobs, until enough bytes were read."""
         budget = _BLOB_BYTES
         for sha256 in digests:

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from openmaas.control.approvals import ApprovalService
 from openmaas.control.parts import Parts
 from openmaas.control.registration import Registration, register
 from openmaas.control.requests import check_collisions, check_total, parity_of
 from openmaas.control.uploads import UploadService, find_upload
-from openmaas.core.errors import Conflict, Refused
+from openmaas.core.errors import Conflict, NotFound, Refused
 from openmaas.core.manifest import FileEntry, Manifest, Parity, check_path
 from openmaas.core.names import DEFAULT_PROJECT
 from openmaas.core.resources import PushResult, UploadRequest
@@ -36,7 +36,7 @@ from openmaas.formats import Examined
 from openmaas.formats import examine as examine_in_child
 from openmaas.store.blobs import BlobStore
 from openmaas.store.database import Database
-from openmaas.store.files import digest_file, digest_mismatch, full_disk
+from openmaas.store.files import digest_file, full_disk, verify_file
 from openmaas.store.tables import UploadFileRow
 
 
@@ -133,11 +133,12 @@ class PushService:
             target = folder / file.path
             with full_disk():
                 target.parent.mkdir(parents=True, exist_ok=True)
-            self._put_in_place(upload, file, target)
-            found = digest_file(target)
-            if found != file.sha256:
+            try:
+                self._put_in_place(upload, file, target)
+                verify_file(target, file.sha256, f"The file {file.path!r} as it arrived")
+            except (NotFound, Refused):
                 self._drop(upload, file)
-                raise digest_mismatch(f"The file {file.path!r} as it arrived", file.sha256, found)
+                raise
 
     def _put_in_place(self, upload: str, file: FileEntry, target: Path) -> None:
         part = self._whole_part(upload, file)
@@ -153,8 +154,11 @@ class PushService:
         """A part or blob that does not have its digest is worth nothing; without it, the file is asked for again."""
         if self._whole_part(upload, file) is not None:
             self._parts.remove_part(upload, file.sha256)
-        else:
-            self._blobs.delete(file.sha256)
+            return
+        self._blobs.delete(file.sha256)
+        with self._database.write() as session:
+            rows = update(UploadFileRow).where(UploadFileRow.upload_id == upload, UploadFileRow.sha256 == file.sha256)
+            session.execute(rows.values(known=False))
 
     def _whole_part(self, upload: str, file: FileEntry) -> Path | None:
         """Where the file lies as it arrived; None when it is empty or a blob already, so that it need not be sent."""

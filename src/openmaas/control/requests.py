@@ -26,13 +26,18 @@ def check_request(request: UploadRequest, max_size: int) -> None:
     _check_amount(request.files, max_size)
     for file in request.files:
         check_path(file.path)
-        if not _DIGEST.fullmatch(file.sha256):
+        if not is_digest(file.sha256):
             raise InvalidInput(f"The digest of {file.path!r} is not 64 lower-case hexadecimal digits.", code="invalid_digest")
     _check_sizes(request.files)
     check_collisions(file.path for file in request.files)
     if request.sample is not None and request.sample not in {file.path for file in request.files}:
         raise InvalidInput(f"The sample {request.sample[:120]!r} is not among the files.", code="invalid_sample")
     _check_rest(request)
+
+
+def is_digest(text: str) -> bool:
+    """Whether it is a SHA-256 digest as they are written here."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def upload_id(project: str, request: UploadRequest) -> str:

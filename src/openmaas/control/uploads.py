@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from openmaas.control.parts import Parts, wrong_offset
 from openmaas.control.references import find_version
-from openmaas.control.requests import check_request, upload_id
+from openmaas.control.requests import check_request, is_digest, upload_id
 from openmaas.core.errors import InvalidInput, NotFound, TooLarge
 from openmaas.core.names import DEFAULT_PROJECT
 from openmaas.core.resources import UploadFile, UploadInfo, UploadRequest
@@ -64,18 +64,20 @@ class UploadService:
                 )
                 session.flush()
                 session.add_all(_file_row(upload, project, file) for file in request.files)
+                session.flush()
             else:
                 row.request, row.updated_at, row.actor = text, now, actor
+            _mark_known(session, project, upload)
         return self.get(upload, project=project)
 
     def get(self, upload: str, *, project: str = DEFAULT_PROJECT) -> UploadInfo:
         """How far it is. Raises NotFound (`upload_not_found`)."""
         with self._database.read() as session:
             row = find_upload(session, project, upload)
-            files = session.scalars(select(UploadFileRow).where(UploadFileRow.upload_id == upload, ~UploadFileRow.added)).all()
-            sizes = {file.sha256: file.size for file in files if file.size}
-            known = _known(session, project, sizes)
-        missing = {sha256: size for sha256, size in sizes.items() if sha256 not in known or self._blobs.size(sha256) != size}
+            files = select(UploadFileRow.sha256, UploadFileRow.size).where(UploadFileRow.upload_id == upload)
+            missing = dict(
+                session.execute(files.where(UploadFileRow.size > 0, ~UploadFileRow.known, ~UploadFileRow.added)).all()
+            )
         stands = {sha256: self._parts.size(upload, sha256) for sha256 in missing}
         offsets = {sha256: offset for sha256, offset in stands.items() if offset < missing[sha256]}
         return UploadInfo(id=upload, name=row.name, chunk_size=self._chunk_size, offsets=offsets)
@@ -113,7 +115,7 @@ class UploadService:
         with self._database.read() as session:
             find_upload(session, project, upload)
             query = select(UploadFileRow.size).where(UploadFileRow.upload_id == upload, UploadFileRow.sha256 == sha256)
-            size = session.scalar(query.where(~UploadFileRow.added).limit(1))
+            size = session.scalar(query.where(~UploadFileRow.added).limit(1)) if is_digest(sha256) else None
         if size is None:
             raise NotFound(f"This upload has no file with the digest {sha256[:80]!r}.", code="file_not_in_upload")
         return size
@@ -140,13 +142,12 @@ def in_slices(values: Iterable[str]) -> Iterable[Sequence[str]]:
     return (some[start : start + _MANY] for start in range(0, len(some), _MANY))
 
 
-def _known(session: Session, project: str, digests: Iterable[str]) -> set[str]:
-    """Those that a version of this project has. Another project's are not spoken of."""
-    found: set[str] = set()
-    for some in in_slices(digests):
-        query = select(VersionFileRow.sha256).where(VersionFileRow.sha256.in_(some), VersionFileRow.project == project)
-        found.update(session.scalars(query))
-    return found
+def _mark_known(session: Session, project: str, upload: str) -> None:
+    """Mark the files that a version of this project has. Another project's are not spoken of."""
+    had = select(VersionFileRow.sha256).where(VersionFileRow.project == project)
+    session.execute(
+        update(UploadFileRow).where(UploadFileRow.upload_id == upload, UploadFileRow.sha256.in_(had)).values(known=True)
+    )
 
 
 def _with_parent(session: Session, project: str, request: UploadRequest) -> UploadRequest:

@@ -37,6 +37,13 @@ def verified(chunks: Iterable[bytes], sha256: str, what: str) -> Iterator[bytes]
         raise digest_mismatch(what, sha256, digest.hexdigest())
 
 
+def verify_file(path: Path, sha256: str, what: str) -> None:
+    """Raises Refused (`digest_mismatch`) when the file does not have this digest."""
+    found = digest_file(path)
+    if found != sha256:
+        raise digest_mismatch(what, sha256, found)
+
+
 def digest_mismatch(what: str, expected: str, found: str) -> Refused:
     return Refused(
         f"{what} has the SHA-256 digest {found}, not {expected}.",

@@ -144,7 +144,10 @@ class UploadRow(Base):
 
 
 class UploadFileRow(Base):
-    """A file of an upload: it keeps the blob of that digest. `added` marks what the examination made of the others."""
+    """A file of an upload: it keeps the blob of that digest.
+
+    known: a version of the project had it when the upload began, so that it need not be sent. added: the examination made it.
+    """
 
     __tablename__ = "upload_files"
     __table_args__ = (Index("upload_files_blob", "sha256"),)
@@ -154,6 +157,7 @@ class UploadFileRow(Base):
     project: Mapped[str] = mapped_column(Name)
     sha256: Mapped[str] = mapped_column(Digest)
     size: Mapped[int] = mapped_column(BigInteger)
+    known: Mapped[bool] = mapped_column(default=False)
     added: Mapped[bool] = mapped_column(default=False)
 
 

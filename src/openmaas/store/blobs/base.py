@@ -12,7 +12,7 @@ from pathlib import Path
 
 from openmaas.core.errors import Unavailable
 from openmaas.core.manifest import FileEntry, Manifest, check_path
-from openmaas.store.files import digest_file, digest_mismatch, full_disk
+from openmaas.store.files import digest_file, full_disk, verify_file
 
 _ATTEMPTS = 5
 
@@ -81,9 +81,7 @@ class BlobStore(ABC):
             with full_disk():
                 target.parent.mkdir(parents=True, exist_ok=True)
             self.fetch(file.sha256, target)
-            found = digest_file(target)
-            if found != file.sha256:
-                raise digest_mismatch(f"The stored file {file.path!r}", file.sha256, found)
+            verify_file(target, file.sha256, f"The stored file {file.path!r}")
 
 
 @contextlib.contextmanager

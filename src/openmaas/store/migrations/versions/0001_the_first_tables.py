@@ -113,6 +113,7 @@ def upgrade() -> None:
         sa.Column("project", NAME, nullable=False),
         sa.Column("sha256", DIGEST, nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("known", sa.Boolean(), nullable=False),
         sa.Column("added", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["upload_id"], ["uploads.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("upload_id", "path"),
