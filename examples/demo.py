@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,10 +46,10 @@ def main() -> int:
     try:
         run_steps(home)
     except KeyboardInterrupt:
-        say("\nInterrupted.")
+        say("Interrupted.")
         return 130
     except openmaas.OpenMaaSError as error:
-        say(f"\nThe demo failed: {error}", "red")
+        say(f"The demo failed: {error}", "red")
         return 1
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -70,7 +71,8 @@ def run_steps(home: Path) -> None:
         step("Look at it")
         show(home, "ls")
         show(home, "ps")
-        show(home, "top", "--once")
+        with traffic(client, images):
+            show(home, "top", "--once")
         step("Stop the server")
     say(f"Done in {time.monotonic() - begun:.0f} s; the server has stopped and its folder is gone.", "green")
     farewell()
@@ -110,6 +112,7 @@ def server(home: Path) -> Iterator[None]:
         say(f"ready: {openmaas.Client(home=home).server.gateway_url}")
         yield
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the server behind
         start.wait(START)
         subprocess.run([OPENMAAS, "down"], check=False, start_new_session=True, stdout=subprocess.DEVNULL)
 
@@ -170,15 +173,35 @@ def show(home: Path, *words: str) -> None:
     console.print()
 
 
+@contextmanager
+def traffic(client: openmaas.Client, images: np.ndarray) -> Iterator[None]:
+    """Four threads that ask for one image after the other, so that there is something to see."""
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            client.predict("digits", images[0])
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
 def farewell() -> None:
     console.print(Rule("What to try next", style="dim"))
     console.print(
         "  source .venv/bin/activate\n"
-        "  openmaas up --detach                      # a server of your own, in ~/.openmaas\n"
+        "  openmaas up --detach                      # a server of your own\n"
         "  openmaas push ./model.onnx --name mine    # a file or a folder\n"
-        "  openmaas deploy mine                      # prints a curl and a Python call that work\n"
-        "  openmaas top                              # live rates, latency and batch sizes\n"
-        "  openmaas --help                           # everything else; docs/quickstart.md explains it\n",
+        "  openmaas deploy mine                      # prints calls that work\n"
+        "  openmaas top                              # live rates and latency\n"
+        "  openmaas --help                           # the rest; docs/quickstart.md explains\n",
         markup=False,
     )
 
@@ -187,7 +210,7 @@ def farewell() -> None:
 
 
 def step(title: str) -> None:
-    console.print(Text.assemble(("\n▸ ", "bold cyan"), (title, "bold")))
+    console.print(Text.assemble(("\n▸ ", "bold cyan"), (title, "bold")), soft_wrap=True)
 
 
 def say(text: str, style: str = "") -> None:

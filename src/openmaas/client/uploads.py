@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -78,13 +79,9 @@ class Uploads(Session):
         Raises InvalidInput, Refused (a pickle that is not approved, a wrong digest), TooLarge, StorageFull, Unavailable.
         """
         report = progress or (lambda _: None)
-        import shutil
-        import tempfile
-
-        folder = Path(tempfile.mkdtemp(prefix="openmaas-push-"))
-        try:
-            name = check_name(name or _name_of(model))
-            package: _Package = yield Work(lambda: _pack(model, sample, folder, report))
+        name = check_name(name or _name_of(model))
+        with ExitStack() as stack:
+            package: _Package = yield Work(lambda: _pack(model, sample, stack, report))
             files = yield Work(lambda: _hash_files(package.files, report))
             request = UploadRequest(
                 name=name,
@@ -98,8 +95,6 @@ class Uploads(Session):
             )
             sources = {file.sha256: package.files[file.path] for file in files}
             return (yield from _upload(request, sources, report))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 # ── what is pushed ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -112,18 +107,26 @@ def _name_of(model: object) -> str:
     raise InvalidInput("A live object has no name of its own.", next_step="Give one: push(model, name='digits').")
 
 
-def _pack(model: object, sample: Any, folder: Path, report: Report) -> _Package:
+def _pack(model: object, sample: Any, stack: ExitStack, report: Report) -> _Package:
     if isinstance(model, str | os.PathLike):
-        return _pack_path(Path(model), sample, folder)
+        return _pack_path(Path(model), sample, stack)
     report(Progress("exporting"))
     from openmaas.formats import export
 
+    folder = _scratch(stack)
     exported = export(model, sample, folder)
     parity = None if exported.parity is None else msgspec.to_builtins(exported.parity)
     return _Package({path: folder / path for path in exported.files}, exported.sample, parity)
 
 
-def _pack_path(path: Path, sample: Any, folder: Path) -> _Package:
+def _scratch(stack: ExitStack) -> Path:
+    """A folder that lives as long as the push."""
+    import tempfile
+
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="openmaas-push-")))
+
+
+def _pack_path(path: Path, sample: Any, stack: ExitStack) -> _Package:
     files = _files_of(path)
     if sample is None:
         return _Package(files)
@@ -131,8 +134,9 @@ def _pack_path(path: Path, sample: Any, folder: Path) -> _Package:
     name = next(name for number in count() if (name := f"sample{number or ''}{ending}") not in files)
     if isinstance(sample, str | os.PathLike):
         return _Package({**files, name: _sample_file(Path(sample))}, name)
-    _write_sample(sample, folder / name)
-    return _Package({**files, name: folder / name}, name)
+    written = _scratch(stack) / name
+    _write_sample(sample, written)
+    return _Package({**files, name: written}, name)
 
 
 def _sample_file(path: Path) -> Path:
