@@ -117,6 +117,8 @@ def load_skops(path: Path) -> tuple[Any, tuple[str, ...]]:
     skops = _library("skops.io")
     try:
         unknown = sorted(set(skops.get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
+    except MemoryError:
+        raise
     except Exception as error:
         raise InvalidInput(f"The skops file cannot be read: {_reason(error)}", code="damaged") from None
     if unknown:
@@ -127,6 +129,7 @@ def load_skops(path: Path) -> tuple[Any, tuple[str, ...]]:
         )
     model, notes = _load(lambda: skops.load(path, trusted=list(TRUSTED_TYPES)))
     check_trees(model)
+    _refuse_file_readers(model)
     return model, notes
 
 
@@ -145,9 +148,25 @@ def _load(load: Any) -> tuple[Any, tuple[str, ...]]:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             model = load()
+    except MemoryError:
+        raise
     except Exception as error:
         raise InvalidInput(f"scikit-learn cannot load the file: {_reason(error)}", code="load_failed") from None
+    for part in parts(model):
+        if getattr(part, "n_jobs", None) is not None:
+            part.n_jobs = 1  # a replica has its share of the cores, and starts no processes of its own
     return model, tuple(sorted({_reason(warning.message) for warning in seen}))
+
+
+def _refuse_file_readers(model: Any) -> None:
+    """A vectorizer may be told to take its texts for names of files: every caller could then read the server's."""
+    for part in parts(model):
+        if hasattr(part, "decode_error") and getattr(part, "input", "content") != "content":
+            raise Refused(
+                f"The {type(part).__name__} reads files that its input names (input={part.input!r}).",
+                code="reads_files",
+                next_step="Fit it with input='content', and send the texts themselves.",
+            )
 
 
 def _library(name: str) -> Any:
@@ -174,7 +193,7 @@ def _reason(error: object) -> str:
 
 def check_trees(model: Any) -> None:
     """Refuse decision trees whose nodes point outside of themselves: scikit-learn follows them without looking."""
-    for part in _parts(model):
+    for part in parts(model):
         kind = type(part).__name__
         if kind == "Tree" and type(part).__module__.startswith("sklearn."):
             _check_tree(part)
@@ -205,7 +224,7 @@ def _require(sound: bool) -> None:
         raise Refused("The file holds a decision tree whose nodes point outside of it.", code="damaged")
 
 
-def _parts(model: Any) -> Iterator[Any]:
+def parts(model: Any) -> Iterator[Any]:
     """Every object that the model is made of, once."""
     seen: set[int] = set()
     waiting = [model]

@@ -96,7 +96,7 @@ def check_path(path: str) -> str:
         or len(parts) > 32
         or path.startswith("/")
         or "\\" in path
-        or ":" in parts[0]
+        or ":" in path.partition("/")[0]
         or any(ord(character) < 32 or ord(character) == 127 for character in path)
         or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in path.split("/"))
     )

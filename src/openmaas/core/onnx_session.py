@@ -31,7 +31,9 @@ class OnnxSession:
             self.session = onnxruntime.InferenceSession(path, _options(threads), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineFailed(f"onnxruntime cannot load the model: {_reason(error)}", code="load_failed") from None
-        self._call = self.session.run
+        # The binding under `session.run`, whose checks were made already and would be a sixth of a tiny model's 6 µs.
+        self._call = self.session._sess.run
+        self._options = onnxruntime.RunOptions()
         self._outputs: list[str] = [output.name for output in self.session.get_outputs()]
         self._text_in: list[str] = []
         self._text_out = False
@@ -44,15 +46,16 @@ class OnnxSession:
         self._text_out = any(spec.datatype == "BYTES" for spec in signature.outputs)
         bfloat = any(spec.datatype == "BF16" for spec in (*signature.inputs, *signature.outputs))
         self._plain = not (self._text_in or self._text_out or bfloat)
-        self._call = self._run_bfloat if bfloat else self.session.run
+        self._call = self._run_bfloat if bfloat else self.session._sess.run
 
     def run(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One batch. Raises EngineFailed with what the library said, InvalidInput for BYTES that are not text."""
         outputs = self._outputs
         try:
             if self._plain:
-                return dict(zip(outputs, self._call(outputs, inputs), strict=True))
-            answers = self._call(outputs, inputs | {name: to_text(inputs[name]) for name in self._text_in})
+                return dict(zip(outputs, self._call(outputs, inputs, self._options), strict=False))
+            inputs = inputs | {name: to_text(inputs[name]) for name in self._text_in}
+            answers = self._call(outputs, inputs, self._options)
         except InvalidInput:
             raise
         except Exception as error:
@@ -61,10 +64,10 @@ class OnnxSession:
             answers = [to_bytes(answer) if answer.dtype.kind in "OSU" else answer for answer in answers]
         return dict(zip(outputs, answers, strict=True))
 
-    def _run_bfloat(self, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def _run_bfloat(self, outputs: Sequence[str], inputs: dict[str, NDArray[Any]], options: Any) -> list[NDArray[Any]]:
         """bfloat16 is no type of numpy's, so it goes in and comes out as its raw bits."""
         values = {name: _ort_value(array) for name, array in inputs.items()}
-        return [_array(value) for value in self.session.run_with_ort_values(outputs, values)]
+        return [_array(value) for value in self.session.run_with_ort_values(outputs, values, options)]
 
 
 def _options(threads: int) -> Any:
@@ -77,6 +80,7 @@ def _options(threads: int) -> Any:
     # A thread that spins while it waits takes a whole core from the other replicas.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the file is called
     options.log_severity_level = _FATAL
     return options
 

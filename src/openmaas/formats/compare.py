@@ -75,10 +75,10 @@ def _numbers(actual: Array, expected: Array, rtol: float, atol: float) -> Differ
         return Difference(0.0, 0.0)
     if not np.isfinite(a[~same]).all() or not np.isfinite(b[~same]).all():
         return Difference(UNBOUNDED, UNBOUNDED, "NaN or Infinity on one side only")
-    with np.errstate(over="ignore"):
-        gap = np.minimum(np.abs(a - b, where=~same, out=np.zeros_like(a)), UNBOUNDED)
     magnitude = np.abs(np.where(np.isfinite(b), b, 0.0))
-    relative = float((gap / np.maximum(magnitude, atol)).max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        gap = np.minimum(np.where(same, 0.0, np.abs(a - b)), UNBOUNDED)
+        relative = float((gap / np.maximum(magnitude, atol)).max())
     outside = gap > atol * max(1.0, float(magnitude.max())) + rtol * magnitude
     largest = float(gap.max())
     return Difference(largest, min(relative, UNBOUNDED), f"differs by up to {largest:.3g}" if outside.any() else None)

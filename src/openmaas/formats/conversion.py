@@ -113,6 +113,8 @@ def _to_onnx(model: Any, inputs: Arrays) -> Any:
             return convert_sklearn(
                 model, initial_types=types, options=options, name=type(model).__name__, target_opset=_opsets()
             )
+    except MemoryError:
+        raise
     except Exception as error:
         cause = _root(error)
         said = without_paths(" ".join(str(cause).split()))[:300].rstrip(". ")

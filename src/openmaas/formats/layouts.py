@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from openmaas.core.datatypes import to_bytes
 from openmaas.core.errors import InvalidInput, OpenMaaSError
-from openmaas.core.estimator import Arrays, Estimator, Layout
-from openmaas.formats.sample import MAX_ROWS, UNNAMED
+from openmaas.core.estimator import Arrays, Estimator, Layout, parts
+from openmaas.formats.sample import MAX_ROWS, UNNAMED, require_equal_rows
 
 GENERATED_ROWS = 64
 _SAMPLE_STEP = "Push it with a sample of real inputs (--sample FILE, or sample=X in Python)."
@@ -61,6 +61,7 @@ def _given(model: Any, arrays: Arrays) -> Iterator[tuple[Layout, Arrays]]:
             return
         raise InvalidInput(f"The sample lacks the columns {', '.join(map(repr, missing[:12]))}.", code="invalid_sample")
     columns = {name: _column(name, arrays[name]) for name in names}
+    require_equal_rows(columns)
     if all(column.dtype.kind in "biuf" for column in columns.values()):
         yield "matrix", {"X": np.concatenate([column.astype(np.float64) for column in columns.values()], axis=1)}
     yield "columns", columns
@@ -87,12 +88,19 @@ def _generated(model: Any) -> Iterator[tuple[Layout, Arrays]]:
     random = np.random.default_rng(7)
     features = getattr(model, "n_features_in_", None)
     if features is None:
-        words = np.array(["a b", "b c d", "c", "a d e"], dtype=object)[random.integers(0, 4, GENERATED_ROWS)]
-        yield "text", {"text": to_bytes(words).reshape(-1, 1)}
+        yield "text", {"text": _texts(model, random)}
         return
     values = random.standard_normal((GENERATED_ROWS, int(features)))
     yield "matrix", {"X": values}
     yield "matrix", {"X": np.abs(values)}
+
+
+def _texts(model: Any, random: np.random.Generator) -> NDArray[Any]:
+    """Texts [N, 1] of three words each, out of the vocabulary that the estimator has learned."""
+    known = next((part.vocabulary_ for part in parts(model) if hasattr(part, "vocabulary_")), {"a": 0, "b": 1})
+    words = np.array(sorted(known), dtype=object)
+    picked = words[random.integers(0, len(words), (GENERATED_ROWS, 3))]
+    return to_bytes(np.array([" ".join(row) for row in picked], dtype=object)).reshape(-1, 1)
 
 
 def arrays_of(sample: Any) -> Arrays:
@@ -107,7 +115,7 @@ def _live(array: NDArray[Any]) -> NDArray[Any]:
         raise InvalidInput(
             "The sample has no rows.", code="invalid_sample", next_step="Give sample=X, rows as the model takes them."
         )
-    picked = array[np.unique(np.linspace(0, len(array) - 1, min(len(array), MAX_ROWS)).astype(int))]
+    picked: NDArray[Any] = array[np.unique(np.linspace(0, len(array) - 1, min(len(array), MAX_ROWS)).astype(int))]
     if picked.dtype.kind not in "OSU":
         return picked
     numbers = _as_numbers(picked)

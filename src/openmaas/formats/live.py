@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +61,40 @@ def _save(model: Any, path: Path) -> tuple[bool, str]:
 
     try:
         skops.io.dump(model, path)
+        make_canonical(path)
         foreign = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
     except Exception as error:
         path.unlink(missing_ok=True)
         return False, f"skops cannot save it ({' '.join(str(error).split())[:200]})"
     return True, f"it holds classes of your own ({', '.join(foreign[:8])})" if foreign else ""
+
+
+def make_canonical(path: Path) -> None:
+    """Rewrite a skops file so that the same estimator is always the same bytes: skops names its parts by memory addresses."""
+    with zipfile.ZipFile(path) as archive:
+        schema = json.loads(archive.read("schema.json"))
+        names: dict[Any, Any] = {}
+        _renumber(schema, names)
+        members = {"schema.json": json.dumps(schema).encode()}
+        members |= {names.get(name, name): archive.read(name) for name in archive.namelist() if name != "schema.json"}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(members):
+            archive.writestr(zipfile.ZipInfo(name), members[name])
+
+
+def _renumber(state: Any, names: dict[Any, Any]) -> None:
+    """Replace ids and file names by numbers in the order of their appearance."""
+    if isinstance(state, list):
+        for item in state:
+            _renumber(item, names)
+    elif isinstance(state, dict):
+        if "__loader__" in state:
+            if isinstance(state.get("__id__"), int):
+                state["__id__"] = names.setdefault(state["__id__"], len(names) + 1)
+            if isinstance(state.get("file"), str):
+                state["file"] = names.setdefault(state["file"], f"{len(names) + 1}{Path(state['file']).suffix}")
+        for item in state.values():
+            _renumber(item, names)
 
 
 def _write_sample(path: Path, inputs: Arrays, expected: Arrays) -> None:

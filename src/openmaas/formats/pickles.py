@@ -52,22 +52,38 @@ def _look(file: BinaryIO, depth: int) -> str | None:
 def is_pickle(start: bytes) -> bool:
     """Whether unpickling these bytes would come to an end, or as far as a call: any leading part of a file may be given."""
     imported = False
-    names: list[str] = []
+    stack: list[object] = []
     stream = io.BytesIO(start)
     try:
         for opcode, argument, _ in pickletools.genops(stream):
+            _step(stack, opcode)
             if opcode.name == "STOP":
                 return stream.tell() > 2 or start[:1] in (b"N", b"]", b"}", b")")
-            if isinstance(argument, str) and opcode.name in ("GLOBAL", "INST"):
-                names = argument.split(" ")
-                if not all(part.isidentifier() for name in names for part in name.split(".")):
-                    return False
-            imported = imported or opcode.name in _IMPORTS
+            if opcode.name in _IMPORTS:
+                imported = imported or _names_something(argument)
             if imported and opcode.name in _CALLS:
                 return True
     except Exception:
         return _cut_short(start, stream)
     return False
+
+
+def _step(stack: list[object], opcode: pickletools.OpcodeInfo) -> None:
+    """What the opcode does to the depth of the stack. Raises IndexError or ValueError where a pickle could not be."""
+    before = opcode.stack_before
+    if pickletools.markobject in before or (opcode.name == "POP" and stack[-1] is pickletools.markobject):
+        while stack.pop() is not pickletools.markobject:
+            pass
+        before = before[: before.index(pickletools.markobject)] if pickletools.markobject in before else []
+    if len(before) > len(stack):
+        raise ValueError("the stack is empty")
+    del stack[len(stack) - len(before) :]
+    stack.extend(opcode.stack_after)
+
+
+def _names_something(argument: object) -> bool:
+    """Whether it could name a class or function; the second word of a text that only looks like a pickle rarely does."""
+    return not isinstance(argument, str) or all(part.isidentifier() for name in argument.split(" ") for part in name.split("."))
 
 
 def _cut_short(start: bytes, stream: io.BytesIO) -> bool:

@@ -65,6 +65,8 @@ def read_sample(path: Path) -> Arrays:
             code="invalid_sample",
             next_step="Give .npy, .npz (without objects), CSV or JSON.",
         ) from None
+    if not arrays:
+        raise InvalidInput(f"The sample {path.name!r} holds no arrays.", code="invalid_sample")
     return {name: _plain(name, array) for name, array in arrays.items()}
 
 
@@ -170,7 +172,17 @@ def fit(arrays: Arrays, inputs: Sequence[TensorSpec]) -> Arrays:
             code="invalid_sample",
             next_step="Name the sample's arrays (or columns) after the model's inputs.",
         )
-    return {spec.name: _cast(arrays[spec.name], spec) for spec in inputs}
+    fitted = {spec.name: _cast(arrays[spec.name], spec) for spec in inputs}
+    require_equal_rows({spec.name: fitted[spec.name] for spec in inputs if spec.shape and spec.shape[0] == -1})
+    return fitted
+
+
+def require_equal_rows(arrays: Arrays) -> None:
+    """Raises InvalidInput when the arrays differ in length."""
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name!r} {length}" for name, length in list(lengths.items())[:12])
+        raise InvalidInput(f"The sample's arrays differ in their number of rows: {told}.", code="invalid_sample")
 
 
 def _joined(arrays: Arrays) -> NDArray[Any]:
@@ -182,6 +194,7 @@ def _joined(arrays: Arrays) -> NDArray[Any]:
             f"The model takes one input; the sample has {_listed(arrays)}, which are not all columns of numbers.",
             code="invalid_sample",
         )
+    require_equal_rows(arrays)
     return np.concatenate(list(arrays.values()), axis=1)
 
 

@@ -8,18 +8,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from openmaas.core.errors import OpenMaaSError, Refused, without_paths
+from openmaas.core.errors import OpenMaaSError, Refused, Unavailable, without_paths
 from openmaas.core.manifest import Parity
 from openmaas.formats.base import Examined
 from openmaas.formats.examiner import Reply, Request
 
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 _THREADS = "2"
+_MAX_REPLY = 16 << 20
+_SLOTS = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) // 2))
+"""Children at the same time; each may take all the memory that one is allowed."""
 
 
 def examine(
@@ -36,7 +40,8 @@ def examine(
 
     folder: the pushed files, regular files only (hard links are fine). output: an empty folder for files that are added.
     sample: path in `folder`. approved: SHA-256 digests. timeout in seconds, memory in bytes.
-    Raises InvalidInput, TooLarge or Refused with the cause; also for a child that crashed, took too long or too much.
+    Raises InvalidInput, TooLarge or Refused with the cause, also for a child that crashed, took too long or too much;
+    Unavailable when other models are being examined all that time.
     """
     request = Request(
         folder=str(folder.absolute()),
@@ -48,8 +53,15 @@ def examine(
         seconds=math.ceil(timeout * int(_THREADS)) + 1,
         parent=os.getpid(),
     )
-    with tempfile.TemporaryDirectory(prefix="openmaas-examine-") as scratch:
-        return _run(request, Path(scratch), timeout)
+    if not _SLOTS.acquire(timeout=timeout):
+        raise Unavailable(
+            "Other models are being examined.", code="examine_busy", retry_after=10.0, next_step="Push again later."
+        )
+    try:
+        with tempfile.TemporaryDirectory(prefix="openmaas-examine-") as scratch:
+            return _run(request, Path(scratch), timeout)
+    finally:
+        _SLOTS.release()
 
 
 def _run(request: Request, scratch: Path, timeout: float) -> Examined:
@@ -57,12 +69,20 @@ def _run(request: Request, scratch: Path, timeout: float) -> Examined:
         code = _wait(_start(scratch, stdout, stderr), msgspec.json.encode(request), timeout)
         if code != 0:
             raise _death(code, request, _last_line(stderr))
-        stdout.seek(0)
-        reply = msgspec.json.decode(stdout.read(), type=Reply)
+        reply = _read_reply(stdout)
     if reply.error is not None:
         raise OpenMaaSError.from_wire(reply.error)
-    assert reply.examined is not None
+    if reply.examined is None:
+        raise Refused("Examining the model ended without a result.", code="examine_failed")
     return reply.examined
+
+
+def _read_reply(stdout: IO[bytes]) -> Reply:
+    stdout.seek(0)
+    try:
+        return msgspec.json.decode(stdout.read(_MAX_REPLY), type=Reply)
+    except msgspec.DecodeError:
+        return Reply()
 
 
 def _start(scratch: Path, stdout: IO[bytes], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
