@@ -22,6 +22,7 @@ MAX_HEAD: Final = 64 * 1024
 _MAX_PIPELINE = 32
 _SLOWEST = 16 * 1024  # bytes a second below which a body counts as dripping
 _KEEP_ALIVE = 75.0
+_LINGER = 2.0
 _SKIP_BODY_BELOW = 64 * 1024  # a refused body this small is read and dropped, so that its connection can be used again
 _JOIN_BELOW = 64 * 1024
 
@@ -42,6 +43,7 @@ class Request:
     content_length: int | None = 0
     keep_alive = True
     received = 0
+    whole = False  # all of it has come
     answered = False
     deadline = 0.0
     error: OpenMaaSError | None = None  # why it is refused, once that is known
@@ -98,6 +100,8 @@ class HttpConnection(asyncio.Protocol):
         self._waiting: deque[Request] = deque()
         self._head_size = 0
         self._closing = False
+        self._advancing = False
+        self._paused = False
         self.checked = 0
         self.until = server.now + _KEEP_ALIVE
 
@@ -134,8 +138,11 @@ class HttpConnection(asyncio.Protocol):
             self._head_size += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._closing = self._closing or self._active is None
+        except httptools.HttpParserUpgrade:  # the request itself has come; no other protocol is spoken here
+            if self._active is None:
+                self.close()
+            else:
+                self._active.keep_alive = False
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, _Stop):
                 raise
@@ -198,10 +205,12 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request, self._request = self._request, None
         assert request is not None
+        request.whole = True
         self._server.receiving.discard(self)
         if self._active is not None or self._waiting:
             self._waiting.append(request)
-            if len(self._waiting) > _MAX_PIPELINE and self._transport is not None:
+            if len(self._waiting) >= _MAX_PIPELINE and not self._paused and self._transport is not None:
+                self._paused = True
                 self._transport.pause_reading()
             return
         self._work(request)
@@ -219,13 +228,16 @@ class HttpConnection(asyncio.Protocol):
     def _next(self) -> None:
         self._active = None
         self._server.active.discard(self)
-        if self._closing:
+        if self._advancing or self._closing:  # a request that is answered at once ends inside the loop below
             return
-        if self._waiting:
-            if len(self._waiting) == _MAX_PIPELINE and self._transport is not None:
-                self._transport.resume_reading()
+        self._advancing = True
+        while self._waiting and self._active is None and not self._closing:
             self._work(self._waiting.popleft())
-        elif self._request is None:
+        self._advancing = False
+        if self._paused and len(self._waiting) < _MAX_PIPELINE and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        if self._request is None:
             self.until = self._server.now + _KEEP_ALIVE
 
     def respond(self, request: Request, status: int, headers: str, body: bytes) -> None:
@@ -244,10 +256,19 @@ class HttpConnection(asyncio.Protocol):
         else:
             transport.writelines((head, body))
         if close:
-            self._closing = True
-            transport.close()
+            self._finish(transport, whole=request.whole)
         if request is self._active:
             self._next()
+
+    def _finish(self, transport: asyncio.Transport, *, whole: bool) -> None:
+        """No more requests. A client that is still sending must read the answer before the connection is reset under it."""
+        self._closing = True
+        if whole or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        self.until = self._loop.time() + _LINGER
+        self._server.unread.add(self)
 
     def _refuse_before_body(self, request: Request, error: OpenMaaSError) -> None:
         """Answer once the rest has come, if that is little; else now, and close: the rest must not pass for a request."""
@@ -359,7 +380,13 @@ class HttpServer:
     async def listen(self, host: str, port: int, *, tls: Any = None, shared: bool = False) -> None:
         """Accept connections; `shared` lets other gateways listen at the same port."""
         self._server = await self.loop.create_server(
-            lambda: HttpConnection(self), host, port, ssl=tls, backlog=4096, reuse_port=shared or None
+            lambda: HttpConnection(self),
+            host,
+            port,
+            ssl=tls,
+            ssl_handshake_timeout=self.body_timeout if tls else None,
+            backlog=4096,
+            reuse_port=shared or None,
         )
 
     def forget(self, connection: HttpConnection) -> None:
