@@ -54,9 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight_bytes: Annotated[
         Positive, Meta(description="Request bodies that one gateway holds at once; beyond it 503.")
     ] = 512 * 2**20
-    body_timeout: Annotated[Seconds, Meta(description="Seconds that a client has to send its headers, and then its body.")] = (
-        15.0
-    )
+    body_timeout: Annotated[Seconds, Meta(description="Seconds that a client has to send a head, or a body may drip.")] = 12.0
     hold_timeout: Annotated[
         float, Meta(ge=0, description="Seconds that a request waits for a replica that is (re)starting, before 503.")
     ] = 5.0
