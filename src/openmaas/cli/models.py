@@ -99,7 +99,7 @@ def print_version(version: VersionInfo) -> None:
     from openmaas.cli.console import Styled, write, write_fields
     from openmaas.cli.units import ago, clock, size
 
-    write(Styled((f"{version.model}:{version.number}", "name"), ("  " + ", ".join(version.aliases), "good")))
+    write(Styled((f"{version.model}:{version.number}", "name"), *((f"  {alias}", "good") for alias in version.aliases)))
     rows: list[tuple[str, Line]] = [
         (_("digest"), version.digest),
         (_("format"), version.format if version.format == version.engine else f"{version.format} → {version.engine}"),

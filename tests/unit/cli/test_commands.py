@@ -119,6 +119,18 @@ def test_deploy_sends_its_options_and_prints_a_call_that_works(terminal: Termina
     assert (tensor["name"], tensor["shape"], len(tensor["data"])) == ("X", [1, 4], 4)
 
 
+def test_logs_are_made_readable_and_kept_where_they_are_not_ours() -> None:
+    from openmaas.cli.logs import readable
+    from openmaas.cli.styled import Styled
+
+    line = 'd-1-0 | {"event": "loaded", "level": "info", "timestamp": "2026-01-02T03:04:05.6Z", "engine": {"device": "cpu"}}'
+    shown = readable(line)
+    assert isinstance(shown, Styled)
+    assert shown.plain == "d-1-0 | 03:04:05 info    loaded engine=device:cpu"
+    for other in ("d-1-0 | plain", 'd-1-0 | {"a": 1}', "", "d-1-0 | [1]"):
+        assert readable(other) == other
+
+
 def test_a_deployment_that_failed_ends_with_its_cause(serve: Any, capsys: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal(serve(lambda _: json_answer(DEPLOYMENTS[1])), capsys)
     code, out, err = terminal("deploy", "minilm:2", "--as", "search")
