@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import msgspec
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from openmaas.control.deployments import find_revision
@@ -15,6 +16,7 @@ from openmaas.control.snapshots import Hub, Running, running_revisions
 from openmaas.core.contracts import Cause, Observed
 from openmaas.core.log import get_logger
 from openmaas.store.database import Database
+from openmaas.store.tables import DeploymentRow
 
 _log = get_logger("deployment")
 
@@ -36,7 +38,7 @@ class Rollout:
 
     def _decide(self) -> bool:
         with self._database.read() as session:
-            if not any(self._settled(one) for one in _starting(session)):
+            if not _anything_starts(session) or not any(self._settled(one) for one in _starting(session)):
                 return False
         with self._database.write() as session:
             for one in _starting(session):
@@ -67,6 +69,13 @@ class Rollout:
         one.revision.cause = msgspec.json.encode(cause).decode()
         one.deployment.updated_at = self._clock()
         _log.warning("failed", name=one.deployment.name, version=one.revision.number, code=cause.code, cause=cause.message)
+
+
+def _anything_starts(session: Session) -> bool:
+    """Nearly always it does not, and then nothing else need be read."""
+    return (
+        session.scalar(select(DeploymentRow.id).where(DeploymentRow.state.in_(("starting", "updating"))).limit(1)) is not None
+    )
 
 
 def _starting(session: Session) -> list[Running]:
