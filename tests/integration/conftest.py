@@ -44,23 +44,33 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "openmaas.db"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def empty_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings that name a database without any table."""
-    url = request.getfixturevalue("postgres").fresh_database() if request.param == "postgresql" else ""
+    url = request.getfixturevalue("postgres").fresh_database() if request.param == "postgres" else ""
     return Settings(home=str(tmp_path / "home"), database_url=url)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    home, url = tmp_path / "home", ""
+@pytest.fixture
+def sqlite_settings(sqlite_template: Path, tmp_path: Path) -> Settings:
+    home = tmp_path / "home"
     home.mkdir(mode=0o700)
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres").fresh_database(request.getfixturevalue("postgres_template"))
-    else:
-        shutil.copy(request.getfixturevalue("sqlite_template"), home)
-        (home / "openmaas.db").chmod(0o600)
-    return Settings(home=str(home), database_url=url, chunk_size=2**16)
+    shutil.copy(sqlite_template, home)
+    (home / "openmaas.db").chmod(0o600)
+    return Settings(home=str(home), chunk_size=2**16)
+
+
+@pytest.fixture
+def postgres_settings(postgres: Postgres, postgres_template: str, tmp_path: Path) -> Settings:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    return Settings(home=str(home), database_url=postgres.fresh_database(postgres_template), chunk_size=2**16)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def settings(request: pytest.FixtureRequest) -> Settings:
+    chosen: Settings = request.getfixturevalue(f"{request.param}_settings")
+    return chosen
 
 
 @pytest.fixture

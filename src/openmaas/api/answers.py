@@ -44,6 +44,16 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     return answer
 
 
+async def on_failure(request: Request, error: Exception) -> Response:
+    """Anything else, which the door logs."""
+    return await on_error(request, unexpected())
+
+
+def unexpected() -> OpenMaaSError:
+    """What a caller is told of a mistake of ours."""
+    return OpenMaaSError("Something went wrong inside control; its log says more.")
+
+
 async def on_invalid_request(request: Request, error: Exception) -> Response:
     """A body or parameter that is not what the route takes: the first thing that is wrong, by its name."""
     assert isinstance(error, RequestValidationError)

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from openmaas import __version__
 from openmaas.api import approvals, deployments, models, server, uploads, versions
-from openmaas.api.answers import on_error, on_http_error, on_invalid_request
+from openmaas.api.answers import on_error, on_failure, on_http_error, on_invalid_request
 from openmaas.api.door import Door
 from openmaas.api.services import Services
 from openmaas.core.errors import OpenMaaSError
@@ -30,4 +30,5 @@ def create_app(services: Services) -> Door:
     app.add_exception_handler(OpenMaaSError, on_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(Exception, on_failure)
     return Door(app, services)

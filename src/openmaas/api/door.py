@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openmaas import __version__
-from openmaas.api.answers import error_answer
+from openmaas.api.answers import error_answer, unexpected
 from openmaas.api.services import Services
 from openmaas.core.errors import OpenMaaSError
 from openmaas.core.log import get_logger
@@ -51,7 +51,7 @@ class Door:
             await answer.fail(scope, receive, error)
         except Exception:
             _log.exception("request failed", request_id=answer.request_id, method=scope["method"], path=scope["path"])
-            await answer.fail(scope, receive, OpenMaaSError("Something went wrong inside control; its log says more."))
+            await answer.fail(scope, receive, unexpected())
 
     async def _enter(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         opened = self.open.get(scope["path"])
@@ -74,12 +74,12 @@ class Door:
 
 
 class _Answer:
-    """The way back: it carries the request id, and knows whether an answer has begun."""
+    """The way back: it carries the request id, and knows how far the answer is."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self.request_id = request_id
-        self._begun = False
+        self._begun = self._ended = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -87,10 +87,14 @@ class _Answer:
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
             headers["x-content-type-options"] = "nosniff"
+        elif message["type"] == "http.response.body":
+            self._ended = not message.get("more_body", False)
         await self._send(message)
 
     async def fail(self, scope: Scope, receive: Receive, error: OpenMaaSError) -> None:
-        """Answer with an error. Where an answer has begun it can only be broken off, which the server does for an exception."""
+        """Answer with an error. One that has begun can only be broken off, which the server does for an exception."""
+        if self._ended:
+            return
         if self._begun:
             raise error
         await error_answer(error.to_wire(self.request_id))(scope, receive, self.send)
