@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ import numpy as np
 
 from openmaas.core.errors import InvalidInput
 from openmaas.core.types import Signature, TensorSpec
-from openmaas.protocols.tensors import Tensor, check_inputs, from_json, json_ready
+from openmaas.protocols.tensors import PIECE, Tensor, check_inputs, from_json, json_ready
 
 _NEXT = 'Send {"instances": [row, …]}, or {"inputs": …} with columns.'
 
@@ -97,10 +97,20 @@ def encode_predict(outputs: Mapping[str, Tensor], batchable: bool) -> bytes:
     ready = {name: json_ready(name, array) for name, array in outputs.items()}
     predictions: Any
     if len(ready) == 1:
-        predictions = next(iter(ready.values())).tolist()
+        (array,) = ready.values()
+        if array.size > PIECE and array.ndim:
+            return b'{"predictions":[%s]}' % b",".join(_pieces(array))
+        predictions = array.tolist()
     elif batchable and len({len(np.atleast_1d(array)) for array in ready.values()}) == 1:
         columns = [array.tolist() for array in ready.values()]
         predictions = [dict(zip(ready, row, strict=True)) for row in zip(*columns, strict=True)]
     else:
         predictions = {name: array.tolist() for name, array in ready.items()}
     return msgspec.json.encode({"predictions": predictions})
+
+
+def _pieces(array: Tensor) -> Iterator[bytes]:
+    """The rows of a large array as JSON without the outer brackets, so many at a time."""
+    rows = max(1, PIECE * len(array) // array.size)
+    for start in range(0, len(array), rows):
+        yield msgspec.json.encode(array[start : start + rows].tolist())[1:-1]

@@ -23,6 +23,8 @@ Tensor: TypeAlias = NDArray[np.generic]
 _NAMES: dict[np.dtype[Any], str] = {numpy_dtype(name): name for name in get_args(DataType) if name != "BF16"}
 _MAX_RANK = 32
 _FEW = 64
+PIECE = 64 * 1024
+"""Rows beyond which lists become arrays, or arrays text, piece by piece: the interpreter's lock is held over each."""
 _BRACKET = ord("[")
 _all = np.logical_and.reduce  # what ndarray.all does, without its detour through Python
 _LENGTH = struct.Struct("<I")
@@ -85,12 +87,18 @@ def from_json(name: str, datatype: str, raw: msgspec.Raw) -> Tensor:
 def _array(values: list[Any], dtype: np.dtype[Any], depth: int) -> Tensor:
     if dtype.kind == "O":
         return _object_array(values, depth)
-    array = np.array(values, dtype=dtype)
+    array = _numbers(values, dtype)
     if array.ndim != depth:
         raise ValueError("the rows differ in length")
     if dtype.kind == "f" and not all_finite(array):
         raise ValueError(f"a number is too large for {_NAMES[dtype]}")
     return array
+
+
+def _numbers(values: list[Any], dtype: np.dtype[Any]) -> Tensor:
+    if len(values) <= PIECE:
+        return np.array(values, dtype)
+    return np.concatenate([np.array(values[start : start + PIECE], dtype) for start in range(0, len(values), PIECE)])
 
 
 class Form:
@@ -117,7 +125,7 @@ class Form:
         nested = len(text) > 1 and text[1] == _BRACKET
         try:
             values = self._nested(text) if nested else self._flat(text)
-            array = np.array(values, self._dtype)
+            array = _numbers(values, self._dtype)
         except (msgspec.DecodeError, ValueError, OverflowError):
             return None
         if not nested:
@@ -148,7 +156,8 @@ def _object_array(values: list[Any], depth: int) -> Tensor:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    return "the rows differ in length" if "inhomogeneous" in text else text.rstrip(".")
+    ragged = "inhomogeneous" in text or "concatenation axis" in text
+    return "the rows differ in length" if ragged else text.rstrip(".")
 
 
 def to_list(name: str, array: Tensor) -> list[Any]:

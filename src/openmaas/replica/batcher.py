@@ -1,8 +1,8 @@
 """Joins requests that wait into one engine call, and hands each its own part of the answer.
 
 The engine is started the moment it is free; nothing waits for batch-mates unless `max_wait` asks for it. Work whose caller left
-or whose deadline passed is dropped when it is taken from the queue. A batch that fails is split until only the culprit fails.
-Every piece of work ends exactly once.
+leaves the queue at once, work whose deadline passed when its turn comes. A batch that fails is split until only the culprit
+fails. Every piece of work ends exactly once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmaas.core.contracts import Timing
-from openmaas.core.errors import DeadlineExceeded, EngineFailed, OpenMaaSError, Unavailable
+from openmaas.core.errors import DeadlineExceeded, EngineFailed, OpenMaaSError, Unavailable, without_paths
+from openmaas.core.log import get_logger
 from openmaas.replica.statistics import Statistics
 
 Tensors: TypeAlias = dict[str, NDArray[np.generic]]
@@ -28,6 +29,8 @@ Run: TypeAlias = Callable[[Tensors], Tensors]
 
 # An engine call shorter than this runs on the event loop: handing it to a thread and back costs more than it saves.
 INLINE_BELOW: Final = 0.0005
+# Bytes of input up to which the time of other calls says how long this one takes.
+INLINE_BYTES: Final = 64 * 1024
 
 
 class Work(ABC):
@@ -50,20 +53,27 @@ class Work(ABC):
     def done(self, result: Tensors | OpenMaaSError, timing: Timing) -> None:
         """Called exactly once, unless it was cancelled before: the outputs or the error, and where the time went."""
 
-    def cancel(self) -> None:
-        """Nobody waits for it any more; it is dropped when its turn comes."""
-        self.cancelled = True
+
+class _Group:
+    """Works that may share a batch, in the order of their arrival, and their rows."""
+
+    __slots__ = ("rows", "works")
+
+    def __init__(self) -> None:
+        self.works: deque[Work] = deque()
+        self.rows = 0
 
 
 class _Outcome:
     """What one engine call gave for the works in it."""
 
-    __slots__ = ("answers", "batch", "calls", "model", "started")
+    __slots__ = ("answers", "batch", "calls", "failed", "model", "started")
 
     def __init__(self) -> None:
         self.answers: list[Tensors | OpenMaaSError] = []
         self.started = time.monotonic()
         self.calls: list[tuple[int, float]] = []  # rows and seconds of each call
+        self.failed = False
         self.model = 0.0
         self.batch = 0.0
 
@@ -93,7 +103,7 @@ class Batcher:
         self.statistics = statistics or Statistics()
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._queues: dict[Hashable, deque[Work]] = {}
+        self._groups: dict[Hashable, _Group] = {}
         self._waiting = 0
         self._running: list[Work] = []
         self._started = 0.0
@@ -130,29 +140,42 @@ class Batcher:
                 retry_after=self._seconds_to_clear(),
                 next_step="Try again later, or deploy with more --replicas.",
             )
-        queue = self._queues.get(work.key)
-        if queue is None:
-            queue = self._queues[work.key] = deque()
-        queue.append(work)
+        group = self._groups.get(work.key)
+        if group is None:
+            group = self._groups[work.key] = _Group()
+        group.works.append(work)
+        group.rows += work.rows
         self._waiting += 1
         if self._running or (self._scheduled is not None and not self._patient):
             return
-        if self._patient and self._waiting < self._max_batch:
+        if self._patient and group.rows < self._max_batch:
             return
         self._schedule()
+
+    def cancel(self, work: Work) -> None:
+        """Nobody waits for it any more: it gives its place in the queue back; where it runs already, its answer is dropped."""
+        work.cancelled = True
+        group = self._groups.get(work.key)
+        if group is None:
+            return
+        try:
+            group.works.remove(work)
+        except ValueError:
+            return
+        self._left(group, work)
+        self.statistics.cancelled += 1
 
     def close(self) -> None:
         """End everything that waits with an error; what runs ends by itself."""
         self._closed = True
         if self._scheduled is not None:
             self._scheduled.cancel()
-        for queue in self._queues.values():
-            for work in queue:
+        groups, self._groups, self._waiting = self._groups, {}, 0
+        for group in groups.values():
+            for work in group.works:
                 self._end(
                     work, Unavailable("The replica stopped before it came to this request.", code="stopping", retry_after=1.0)
                 )
-        self._queues.clear()
-        self._waiting = 0
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _seconds_to_clear(self) -> float:
@@ -176,7 +199,7 @@ class Batcher:
             return
         self._running = works
         self._started = time.monotonic()
-        if self._typical < INLINE_BELOW:
+        if self._typical < INLINE_BELOW and self._is_small(works):
             outcome = self._execute(works)
             self._running = []
             self._learn(outcome)
@@ -186,11 +209,16 @@ class Batcher:
         else:
             self._loop.run_in_executor(self._thread, self._execute, works).add_done_callback(self._executed)
 
+    def _is_small(self, works: Sequence[Work]) -> bool:
+        """Whether it can be believed that this call is as short as the others were."""
+        size = sum([array.nbytes for work in works for array in work.inputs.values()])
+        return size <= INLINE_BYTES and works[0].rows <= self._max_batch
+
     def _executed(self, future: asyncio.Future[_Outcome]) -> None:
         works, self._running = self._running, []
         if future.cancelled():
             outcome = _Outcome()
-            outcome.answers = [Unavailable("The replica is stopping.", code="stopping", retry_after=1.0)] * len(works)
+            outcome.answers = [Unavailable("The replica is stopping.", code="stopping", retry_after=1.0) for _ in works]
         else:
             outcome = future.result()
         self._learn(outcome)
@@ -199,69 +227,61 @@ class Batcher:
         self._deliver(works, outcome)
 
     def _learn(self, outcome: _Outcome) -> None:
-        """Counts, and how long a call takes: a slower one counts at once, a faster one by and by."""
+        """Counts, and how long a call takes: a slower one counts at once, a faster one by and by, and only if it succeeded."""
         for rows, seconds in outcome.calls:
             self.statistics.executed(rows, seconds)
-            faster = seconds < self._typical < math.inf
-            self._typical = self._typical + 0.2 * (seconds - self._typical) if faster else seconds
+            if seconds >= self._typical:
+                self._typical = seconds
+            elif not outcome.failed:
+                self._typical = self._typical + 0.2 * (seconds - self._typical) if self._typical < math.inf else seconds
 
     def _take(self) -> list[Work]:
         """The next batch: of those that may share one, the group whose head has waited longest."""
         now = time.monotonic()
-        while self._queues:
-            queue = next(iter(self._queues.values()))
-            if len(self._queues) > 1:
-                queue = min(self._queues.values(), key=lambda candidate: candidate[0].arrived)
-            if self._max_wait and (delay := self._patience(queue, now)) > 0:
-                self._schedule(delay)
-                return []
-            works = self._pop(queue, now)
+        while self._groups:
+            group = next(iter(self._groups.values()))
+            if len(self._groups) > 1:
+                group = min(self._groups.values(), key=_head_arrived)
+            if self._max_wait and (delay := self._patience(group, now)) > 0:
+                full = next((other for other in self._groups.values() if other.rows >= self._max_batch), None)
+                if full is None:
+                    self._schedule(delay)
+                    return []
+                group = full
+            works = self._pop(group, now)
             if works:
                 return works
         return []
 
-    def _patience(self, queue: deque[Work], now: float) -> float:
+    def _patience(self, group: _Group, now: float) -> float:
         """Seconds that this group may still wait for batch-mates."""
-        if sum(work.rows for work in queue) >= self._max_batch:
+        if group.rows >= self._max_batch:
             return 0.0
-        return queue[0].arrived + self._max_wait - now
+        return group.works[0].arrived + self._max_wait - now
 
-    def _pop(self, queue: deque[Work], now: float) -> list[Work]:
+    def _pop(self, group: _Group, now: float) -> list[Work]:
         works: list[Work] = []
         rows = 0
-        while queue:
-            work = queue[0]
-            if work.cancelled or work.deadline <= now:
-                queue.popleft()
-                self._waiting -= 1
-                self._drop(work)
-                continue
-            if works and rows + work.rows > self._max_batch:
+        while group.works and rows < self._max_batch:
+            work = group.works[0]
+            late = work.deadline <= now
+            if works and not late and rows + work.rows > self._max_batch:
                 break
-            queue.popleft()
-            self._waiting -= 1
-            works.append(work)
-            rows += work.rows
-            if rows >= self._max_batch:
-                break
-        if not queue:
-            for key, candidate in self._queues.items():
-                if candidate is queue:
-                    del self._queues[key]
-                    break
+            group.works.popleft()
+            self._left(group, work)
+            if late:
+                self._end(work, _late())
+            else:
+                works.append(work)
+                rows += work.rows
         return works
 
-    def _drop(self, work: Work) -> None:
-        if work.cancelled:
-            self.statistics.cancelled += 1
-            return
-        self._end(
-            work,
-            DeadlineExceeded(
-                "The request's time was over before the model came to it.",
-                next_step="Allow it more time, or deploy with more --replicas.",
-            ),
-        )
+    def _left(self, group: _Group, work: Work) -> None:
+        """A piece of work is out of the queue."""
+        self._waiting -= 1
+        group.rows -= work.rows
+        if not group.works:
+            del self._groups[work.key]
 
     # running, in the engine's thread or inline
 
@@ -275,9 +295,10 @@ class Batcher:
         """Answers in the order of `works`. A failing group is halved, so that only the culprit keeps its error."""
         try:
             answers = self._run_together(works, outcome)
-        except Exception as error:
+        except BaseException as error:  # also what libraries written in other languages throw, as a panic in Rust
+            outcome.failed = True
             if len(works) == 1:
-                outcome.answers.append(_wrapped(error))
+                outcome.answers.append(engine_error(error))
                 return
             middle = len(works) // 2
             self._run_group(works[:middle], outcome)
@@ -326,7 +347,10 @@ class Batcher:
         if work.cancelled:
             self.statistics.cancelled += 1
             return
-        work.done(answer, timing or Timing(queue=time.monotonic() - work.arrived, rows=work.rows))
+        try:
+            work.done(answer, timing or Timing(queue=time.monotonic() - work.arrived, rows=work.rows))
+        except Exception:
+            get_logger("batcher").exception("done_failed")  # and those after it still get their answers
 
 
 def _split(outputs: Tensors, rows: Sequence[int], total: int) -> list[Tensors]:
@@ -344,7 +368,19 @@ def _split(outputs: Tensors, rows: Sequence[int], total: int) -> list[Tensors]:
     return parts
 
 
-def _wrapped(error: Exception) -> OpenMaaSError:
+def _head_arrived(group: _Group) -> float:
+    return group.works[0].arrived
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        "The request's time was over before the model came to it.",
+        next_step="Allow it more time, or deploy with more --replicas.",
+    )
+
+
+def engine_error(error: BaseException, what: str = "The model failed on this input") -> OpenMaaSError:
+    """What an engine or a library raised, as an error of ours."""
     if isinstance(error, OpenMaaSError):
         return error
     if isinstance(error, MemoryError):
@@ -354,5 +390,5 @@ def _wrapped(error: Exception) -> OpenMaaSError:
             retry_after=1.0,
             next_step="Send fewer rows a request, or deploy with more --memory.",
         )
-    text = " ".join(str(error).split())[:500]
-    return EngineFailed(f"The model failed on this input: {type(error).__name__}: {text}.")
+    text = without_paths(" ".join(str(error).split())[:500])
+    return EngineFailed(f"{what}: {type(error).__name__}: {text}.")

@@ -111,6 +111,12 @@ def test_predictions() -> None:
     assert said({"y": np.array([1.5], ml_dtypes.bfloat16)}) == [1.5]
 
 
+@pytest.mark.parametrize("shape", [(70_000,), (70_001, 1), (3, 30_000), (1, 70_000), (40_000, 2, 1)])
+def test_large_predictions_are_the_same_as_small_ones(shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape)).reshape(shape)
+    assert msgspec.json.decode(encode_predict({"y": array}, True)) == {"predictions": array.tolist()}
+
+
 @pytest.mark.parametrize(
     "value", [np.float32([np.nan]), np.array([np.nan], ml_dtypes.bfloat16), np.array([b"\xff"], object), np.array([1j])]
 )

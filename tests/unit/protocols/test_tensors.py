@@ -158,6 +158,15 @@ def test_rows_of_different_depth_are_refused(text: str) -> None:
     refused(text, "BYTES" if "a" in text else "FP32")
 
 
+def test_many_rows_are_the_same_as_few_ones() -> None:
+    array = np.arange(70_001 * 2, dtype=np.int64).reshape(-1, 2)
+    text = msgspec.json.encode(array.tolist())
+    assert np.array_equal(from_json("x", "INT64", raw(text)), array)
+    assert "rows differ in length" in refused(text[:-1].decode() + ",[1]]", "INT64")
+    assert "rows differ in length" in refused("[" + "[1]," * 70_000 + "[1,2]]", "INT64")
+    assert "rows differ in length" in refused("[" + "[1]," * 65536 + "[1,2]]", "INT64")
+
+
 def test_bf16_needs_binary() -> None:
     with pytest.raises(InvalidInput, match="binary"):
         from_json("x", "BF16", raw("[1]"))
