@@ -42,7 +42,7 @@ console = Console(highlight=False)
 def main() -> int:
     """Run all steps; whatever happens, nothing is left behind."""
     signal.signal(signal.SIGTERM, _interrupt)
-    home = Path(tempfile.mkdtemp(prefix="openmaas-demo-"))
+    home = Path(tempfile.mkdtemp(prefix="openmaas-demo-", dir=_short_folder()))
     try:
         run_steps(home)
     except KeyboardInterrupt:
@@ -222,6 +222,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _short_folder() -> str:
+    """The system's temporary folder; /tmp where that one's path is too long for the names of sockets."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= 50 else "/tmp"
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

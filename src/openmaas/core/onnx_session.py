@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from openmaas.core.datatypes import numpy_dtype, to_bytes, to_text
 from openmaas.core.errors import EngineFailed, InvalidInput, without_paths
 from openmaas.core.types import Signature
+
+# The published builds of onnxruntime send usage data to their maker unless this is set before they are loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PREFIX = "[ONNXRuntimeError] : "
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
