@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ _DATATYPES: dict[str, DataType] = {
     "INT8": "INT8", "INT16": "INT16", "INT32": "INT32", "INT64": "INT64",
     "UINT8": "UINT8", "UINT16": "UINT16", "UINT32": "UINT32", "UINT64": "UINT64",
 }  # fmt: skip
+_INFERRED = {f"tensor({name.lower()})": name for name in _DATATYPES}  # as onnxruntime writes them
 
 
 def is_onnx(path: Path) -> bool:
@@ -192,6 +193,19 @@ def read_signature(model: Any) -> Signature:
     constants |= {sparse.values.name for sparse in model.graph.sparse_initializer}
     inputs = tuple(_spec(value) for value in model.graph.input if value.name not in constants)
     return Signature(inputs=inputs, outputs=tuple(_spec(value) for value in model.graph.output))
+
+
+def add_missing_types(model: Any, inferred: Mapping[str, str]) -> None:
+    """Give outputs that the file leaves untyped the type that the engine infers, written as `tensor(float)`.
+
+    An output that was picked out of a larger graph often comes without one.
+    """
+    from onnx import TensorProto
+
+    for value in model.graph.output:
+        name = _INFERRED.get(inferred.get(value.name, ""))
+        if value.type.WhichOneof("value") is None and name is not None:
+            value.type.tensor_type.elem_type = TensorProto.DataType.Value(name)
 
 
 def unknown_ranks(model: Any) -> frozenset[str]:

@@ -48,11 +48,12 @@ def _run(task: Task, model: Any, path: Path, found: Examined) -> Examined:
     from openmaas.formats import graph, observed, overrides, trial
 
     unknown, axes, notes = graph.unknown_ranks(model), graph.axis_names(model), list(found.notes)
-    signature = overrides.override(graph.read_signature(model), unknown, task.description.signature)
     try:
         session = OnnxSession(path, threads=2)
     except OpenMaaSError as error:
         raise Refused(error.message, code="model_not_runnable", next_step="Check that onnxruntime loads the file.") from None
+    graph.add_missing_types(model, {output.name: output.type for output in session.session.get_outputs()})
+    signature = overrides.override(graph.read_signature(model), unknown, task.description.signature)
     session.bind(signature)
     if task.sample is not None:
         first = trial.try_given(session, signature, task.folder / task.sample)

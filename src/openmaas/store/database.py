@@ -252,7 +252,7 @@ def _translate(error: DBAPIError) -> OpenMaaSError | None:
             "The database's disk is full; nothing was changed.",
             next_step="Free some space (openmaas gc frees what no version needs) and try again.",
         )
-    if "no such table" in cause or not isinstance(error, OperationalError):
+    if cause.startswith("no such ") or not isinstance(error, OperationalError):
         return None
     return Unavailable(
         "The database does not answer; nothing was changed.",
