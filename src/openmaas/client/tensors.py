@@ -42,10 +42,14 @@ class _Answer(msgspec.Struct):
 def as_inputs(data: Data, signature: Signature) -> dict[str, Tensor]:
     """What a person gave as one array per declared input, of the declared type.
 
-    A mapping gives inputs by name; anything else is the only input. One axis less than declared is one row, or one column
-    where the declaration ends in 1. Raises InvalidInput for unknown or missing inputs and for values that the type cannot hold.
+    A mapping, or a data frame by its columns, gives inputs by name; anything else is the only input. One axis less than
+    declared is one row, or one column where the declaration ends in 1.
+    Raises InvalidInput for unknown or missing inputs and for values that the type cannot hold.
     """
     specs = {spec.name: spec for spec in signature.inputs}
+    columns = getattr(data, "columns", None)
+    if columns is not None and (len(specs) > 1 or set(columns) == set(specs)):
+        data = {name: np.asarray(data[name]) for name in columns}  # type: ignore[index]
     if not isinstance(data, Mapping):
         if len(specs) != 1:
             raise InvalidInput(

@@ -34,6 +34,15 @@ def test_a_list_of_values_is_a_column_where_one_is_declared() -> None:
     assert inputs["city"].tolist() == [[b"Bonn"], [b"Ulm"]]
 
 
+def test_a_data_frame_gives_its_columns_or_its_values() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"age": [20, 30], "city": ["Bonn", "Ulm"]})
+    inputs = as_inputs(frame, signature(("age", "INT64", (-1, 1)), ("city", "BYTES", (-1, 1))))
+    assert inputs["city"].tolist() == [[b"Bonn"], [b"Ulm"]]
+    values = as_inputs(pandas.DataFrame({"a": [1.0], "b": [2.0], "c": [3.0]}), ROWS)
+    assert values["X"].tolist() == [[1.0, 2.0, 3.0]]
+
+
 @pytest.mark.parametrize(
     ("datatype", "values", "message"),
     [
