@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from openmaas.core.errors import Conflict, Unavailable
 from openmaas.core.settings import Settings
-from openmaas.store.files import full_disk, sync_folder, write_all
+from openmaas.store.files import check_room, full_disk, sync_folder, write_all
 
 _BUSY_SECONDS = 10.0
 
@@ -59,6 +59,7 @@ class Parts:
         """
         path = self.path(upload, sha256)
         self._make(path.parent)
+        check_room(path.parent, len(data))
         with full_disk():
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from openmaas.core.errors import Refused, StorageFull
 
 CHUNK = 1024 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_RESERVE = 16 * 2**20  # bytes that uploads leave free, so that the database can go on: deleting needs room too
+_RESERVE_PART = 16  # on a small disk: no more than this part of it
 
 
 def digest_file(path: Path) -> str:
@@ -60,10 +63,21 @@ def full_disk() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise StorageFull(
-            "The disk of the data folder is full.",
-            next_step="Free some space (openmaas gc frees what no version needs) and run the same command again.",
-        ) from None
+        raise _storage_full() from None
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises StorageFull when `size` more bytes would leave too little for everything else."""
+    usage = shutil.disk_usage(folder)
+    if usage.free - size < min(_RESERVE, usage.total // _RESERVE_PART):
+        raise _storage_full()
+
+
+def _storage_full() -> StorageFull:
+    return StorageFull(
+        "The disk of the data folder is full.",
+        next_step="Free some space (openmaas gc frees what no version needs) and run the same command again.",
+    )
 
 
 def write_new(path: Path, chunks: Iterable[bytes], mode: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from openmaas.core.errors import NotFound
 from openmaas.store.blobs.base import BlobStore
-from openmaas.store.files import digest_file, full_disk, read_chunks, sync_folder, verified, write_new
+from openmaas.store.files import check_room, digest_file, full_disk, read_chunks, sync_folder, verified, write_new
 
 _READ_ONLY = 0o444
 _DIGEST_LENGTH = 64
@@ -30,6 +30,7 @@ class LocalBlobs(BlobStore):
             return 0
         self._make_folder(target.parent)
         self._make_folder(self._making)
+        check_room(self.folder, source.stat().st_size)
         aside = self._making / f"{sha256}.{uuid.uuid4().hex}"
         size = write_new(aside, verified(read_chunks(source), sha256, f"The file {source.name!r}"), _READ_ONLY)
         aside.replace(target)
