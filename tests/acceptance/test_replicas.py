@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from openmaas import OpenMaaSError
@@ -74,3 +75,23 @@ def test_with_two_gateways_one_may_end(own_server: Callable[..., Server], dummy:
     with Load(server, "doors", callers=4, limit=200) as load:
         load.wait_for(200)
     assert load.failures() == [], load.statuses()
+
+
+def test_a_deployment_that_starts_for_the_first_time_says_so(server: Server, dummy: Callable[..., Path]) -> None:
+    client = server.client()
+    client.push(dummy(load_delay=2), name="slow")
+    client.deploy("slow", wait=False)
+    until = time.monotonic() + 20
+    codes: set[str] = set()
+    while client.deployment("slow").state == "starting":
+        assert time.monotonic() < until
+        answer = httpx.post(
+            f"{server.gateway}/v2/models/slow/infer", headers={"x-api-key": server.key}, json={}, trust_env=False
+        )
+        if answer.status_code == 503:
+            assert answer.headers["retry-after"] == "1"
+        codes.add(answer.json()["code"])
+    assert "deployment_starting" in codes
+    assert not codes & {"internal", ""}
+    assert client.predict("slow", [[1.0, 2.0]])["Y"].tolist() == [[1.0, 2.0]]
+    client.undeploy("slow")

@@ -44,10 +44,16 @@ def view_deployment(
 
 
 def _state(row: DeploymentRow, ready: int, cause: Cause | None, fleet: Fleet) -> State:
-    """A row that says `ready` was so when it was written: its replicas may have ended since, or be on their way again."""
-    if row.state == "ready" and ready == 0 and fleet.heard:
+    """A row that says `ready` was so when it was written: gateways may not have heard of it yet, its replicas may have ended
+    since, or be on their way again."""
+    if row.state != "ready" or fleet.routed is None:
+        return row.state
+    routed = fleet.routed.get((row.project, row.name))
+    if routed != row.serving:
+        return "starting" if routed is None else "updating"
+    if ready == 0:
         return "failed" if cause is not None else "starting"
-    return row.state
+    return "ready"
 
 
 def view_move(move: DeploymentRevisionRow, deployment: str) -> DeploymentMove:

@@ -12,7 +12,10 @@ _SUPERVISED = 5.0  # seconds; the supervisor reports at least every 2 s
 
 
 class Fleet:
-    """The newest Observed. Thread-safe: it is replaced whole."""
+    """The newest Observed, and what gateways were told of it. Thread-safe: each is replaced whole.
+
+    routed: the revision that each deployment's requests go to, by project and name, as gateways were last told; None before.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -20,6 +23,7 @@ class Fleet:
         self._heard: float | None = None
         self._observed = Observed(desired=-1)
         self._replicas: dict[str, ReplicaStatus] = {}
+        self.routed: dict[tuple[str, str], int] | None = None
 
     def take(self, observed: Observed) -> bool:
         """Remember it. True when replicas came, left, or moved, which gateways must be told."""

@@ -212,6 +212,10 @@ class Hub:
         for channel, document in self._numbered(news):
             self._loop.call_soon_threadsafe(channel.put, document)
         self._last_desired, self._last_snapshot = desired, snapshot
+        if snapshot is not None:
+            self._fleet.routed = {
+                (one.revision.project, one.deployment.name): one.revision.revision for one in running if one.serves
+            }
 
     def _numbered(self, news: list[tuple[str, Channel, Desired | Snapshot]]) -> list[tuple[Channel, bytes]]:
         if not news:

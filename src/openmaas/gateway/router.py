@@ -114,6 +114,10 @@ class Router:
                 next_step=f"openmaas deploy {plain[:80]}",
             )
         deployment = target.deployment
+        if not target.versions:
+            raise Unavailable(
+                f"Deployment {plain!r} is starting: nothing serves yet.", code="deployment_starting", retry_after=1
+            )
         asked = alias or version
         number = int(asked) if _NUMBER.fullmatch(asked) else deployment.aliases.get(asked)
         if asked and number not in target.versions:

@@ -254,6 +254,24 @@ async def test_undeploy_stops_all_and_rollback_brings_it_back(world: World) -> N
     assert (world.deployments.get("digits").state, world.deployments.get("digits").serving) == ("ready", 1)
 
 
+async def test_it_is_ready_when_gateways_were_told_and_not_before(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.deploy("digits:1")
+    world.report()
+    with monkeypatch.context() as late:
+        late.setattr(world.hub, "publish", lambda: None)
+        world.tell("digits-1-0")
+        assert world.deployments.get("digits").state == "starting"
+    world.hub.publish()
+    assert world.deployments.get("digits").state == "ready"
+    world.deploy("digits:2")
+    with monkeypatch.context() as late:
+        late.setattr(world.hub, "publish", lambda: None)
+        world.tell("digits-2-0")
+        assert world.deployments.get("digits").state == "updating"
+    world.hub.publish()
+    assert (world.deployments.get("digits").state, world.deployments.get("digits").serving) == ("ready", 2)
+
+
 async def test_a_name_stands_for_one_model_while_it_serves(world: World) -> None:
     world.deploy("digits")
     world.tell("digits-1-0")
