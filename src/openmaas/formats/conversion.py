@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +20,13 @@ from openmaas.formats.compare import ATOL, RTOL, compare, rows, stack
 from openmaas.formats.graph import read_signature
 from openmaas.formats.layouts import Rows
 from openmaas.formats.sample import stretch
+from openmaas.formats.time_limit import time_limit
 
 BATCHES = (1, 2, 7)
 _CALLS = 32
 """Runs at each batch size: so many rows at batch 1, seven times as many at batch 7, if the sample has them."""
+SECONDS = 60.0
+"""Time for one conversion: skl2onnx takes exponentially long for some models, which scikit-learn can serve at once."""
 
 
 class Converted(NamedTuple):
@@ -89,7 +94,7 @@ def _parity(passed: bool, rows_: Rows, comparisons: tuple[Comparison, ...], reas
 def _write(model: Any, rows_: Rows, precision: np.dtype[Any], path: Path) -> tuple[OnnxSession, Signature, Arrays]:
     """Raises OpenMaaSError when skl2onnx cannot convert it, or onnxruntime cannot load what came of it."""
     inputs = {name: array.astype(precision) if array.dtype.kind == "f" else array for name, array in rows_.inputs.items()}
-    graph = _rename_outputs(_to_onnx(model, inputs), list(rows_.outputs))
+    graph = _to_onnx(model, inputs, rows_.outputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(graph.SerializeToString())
     session = OnnxSession(path, threads=2)
@@ -98,27 +103,32 @@ def _write(model: Any, rows_: Rows, precision: np.dtype[Any], path: Path) -> tup
     return session, signature, inputs
 
 
-def _to_onnx(model: Any, inputs: Arrays) -> Any:
-    import warnings
-
-    from sklearn.base import is_classifier
-
+def _to_onnx(model: Any, inputs: Arrays, outputs: Arrays) -> Any:
     try:
-        from skl2onnx import convert_sklearn
-
-        options = {id(model): {"zipmap": False}} if is_classifier(model) else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            types = [(name, _onnx_type(array)) for name, array in inputs.items()]
-            return convert_sklearn(
-                model, initial_types=types, options=options, name=type(model).__name__, target_opset=_opsets()
-            )
-    except MemoryError:
+        with time_limit(SECONDS):
+            return _name_outputs(_convert(model, inputs), outputs)
+    except (MemoryError, OpenMaaSError):
         raise
     except Exception as error:
         cause = _root(error)
-        said = without_paths(" ".join(str(cause).split()))[:300].rstrip(". ")
+        said = without_paths(" ".join(str(cause).split())).partition(". ")[0][:300].rstrip(".")
         raise OpenMaaSError(f"skl2onnx cannot convert it ({type(cause).__name__}: {said}).") from None
+
+
+def _convert(model: Any, inputs: Arrays) -> Any:
+    import warnings
+
+    from skl2onnx import convert_sklearn
+    from sklearn.base import is_classifier
+
+    types = [(name, _onnx_type(array)) for name, array in inputs.items()]
+    fixed = {"initial_types": types, "name": type(model).__name__, "target_opset": _opsets()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if is_classifier(model):
+            with contextlib.suppress(NameError):  # not every classifier's converter knows the option
+                return convert_sklearn(model, options={id(model): {"zipmap": False}}, **fixed)
+        return convert_sklearn(model, **fixed)
 
 
 def _opsets() -> dict[str, int]:
@@ -147,31 +157,53 @@ def _onnx_type(array: NDArray[Any]) -> Any:
     return kinds[array.dtype.name]([None, *array.shape[1:]])
 
 
-def _rename_outputs(model: Any, names: Sequence[str]) -> Any:
-    """The graph with the estimator's own outputs only, under our names."""
+def _name_outputs(model: Any, expected: Arrays) -> Any:
+    """The graph with the estimator's own outputs only, under our names and with as many axes as the estimator gives.
+
+    Of what skl2onnx gives, the first outputs are the estimator's; that they are is what the comparison then shows.
+    """
     import onnx
 
-    outputs = list(model.graph.output)
-    if len(outputs) < len(names):
-        raise OpenMaaSError(f"skl2onnx gives {len(outputs)} outputs, the estimator {len(names)}.")
-    new = dict(zip((value.name for value in outputs), names, strict=False))
-    taken = {name for node in model.graph.node for name in (*node.input, *node.output)} - set(new)
-    for value, name in zip(outputs, names, strict=False):
-        if name in taken or name in {given.name for given in model.graph.input}:
-            raise OpenMaaSError(f"The name {name!r} is taken inside the graph.")
-        for node in model.graph.node:
-            _replace(node.input, value.name, name)
-            _replace(node.output, value.name, name)
-        value.name = name
-    del model.graph.output[len(names) :]
+    theirs = [value.name for value in model.graph.output]
+    if len(theirs) < len(expected):
+        raise OpenMaaSError(f"skl2onnx gives {len(theirs)} outputs, the estimator {len(expected)}.")
+    kept = list(model.graph.output)[: len(expected)]
+    del model.graph.output[:]
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)} | {i.name for i in model.graph.input}
+    for value, (name, array) in zip(kept, expected.items(), strict=True):
+        inner = next(free for free in (f"inner_{name}_{number}" for number in itertools.count()) if free not in taken)
+        if name in taken:
+            _rename(model, name, inner)
+            value.name = inner if value.name == name else value.name
+        _append(model, value, name, array)
     onnx.checker.check_model(model)
     return model
 
 
-def _replace(names: Any, old: str, new: str) -> None:
-    for index, name in enumerate(names):
-        if name == old:
-            names[index] = new
+def _rename(model: Any, old: str, new: str) -> None:
+    """Another name for a value inside the graph."""
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new
+
+
+def _append(model: Any, value: Any, name: str, array: NDArray[Any]) -> None:
+    """A last node that gives the value under its new name: reshaped where the estimator has fewer axes, or more."""
+    import onnx
+
+    axes = len(value.type.tensor_type.shape.dim)
+    target = [None, *array.shape[1:]]
+    if axes == array.ndim or array.ndim not in (1, 2):
+        model.graph.node.append(onnx.helper.make_node("Identity", [value.name], [name]))
+        target = [axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim]
+    else:
+        shape = onnx.numpy_helper.from_array(np.array([-1, *array.shape[1:]], np.int64), f"shape_of_{name}")
+        model.graph.initializer.append(shape)
+        model.graph.node.append(onnx.helper.make_node("Reshape", [value.name, shape.name], [name]))
+    kind = value.type.tensor_type.elem_type
+    model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, target))
 
 
 # ── comparing ────────────────────────────────────────────────────────────────────────────────────────────────────────

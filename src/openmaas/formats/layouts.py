@@ -35,8 +35,9 @@ def fitting_rows(model: Any, given: Arrays | None) -> list[Rows]:
     found: list[Rows] = []
     reason = ""
     for layout, inputs in _given(model, given) if given is not None else _generated(model):
+        estimator = Estimator(model, layout)
         try:
-            found.append(Rows(layout, inputs, origin, Estimator(model, layout).answer(inputs)))
+            found.append(Rows(layout, inputs, origin, estimator.answer(inputs)))
         except OpenMaaSError as error:
             reason = reason or str(error)
         if found and origin == "generated":

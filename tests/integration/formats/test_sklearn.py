@@ -30,15 +30,17 @@ from sklearn.ensemble import (  # noqa: E402
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
+    IsolationForest,
     RandomForestClassifier,
 )
 from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: E402
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge  # noqa: E402
+from sklearn.mixture import GaussianMixture  # noqa: E402
 from sklearn.naive_bayes import MultinomialNB  # noqa: E402
 from sklearn.neighbors import KNeighborsClassifier  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import OneHotEncoder, StandardScaler  # noqa: E402
-from sklearn.svm import SVC  # noqa: E402
+from sklearn.svm import SVC, LinearSVC  # noqa: E402
 
 IRIS = datasets.load_iris(return_X_y=True)
 CANCER = datasets.load_breast_cancer(return_X_y=True)
@@ -75,6 +77,9 @@ LIVE = {
     "two targets": (LinearRegression().fit(DIABETES[0], np.c_[DIABETES[1], -DIABETES[1]]), DIABETES[0]),
     "clusters": (KMeans(3, n_init=1, random_state=0).fit(IRIS[0]), IRIS[0]),
     "scaler": (StandardScaler().fit(IRIS[0]), IRIS[0]),
+    "linear support vectors": (LinearSVC(random_state=0).fit(*IRIS), IRIS[0]),
+    "outliers": (IsolationForest(n_estimators=10, random_state=0).fit(CANCER[0]), CANCER[0]),
+    "mixture": (GaussianMixture(2, random_state=0).fit(IRIS[0]), IRIS[0]),
     "text columns": (OneHotEncoder().fit([["a", "x"], ["b", "y"]]), [["a", "y"], ["b", "x"], ["a", "x"]]),
 }
 
@@ -149,10 +154,10 @@ def test_a_wrong_conversion_is_caught(folder: Path, monkeypatch: pytest.MonkeyPa
 
     right = conversion._to_onnx
 
-    def wrong(model: Any, inputs: Any) -> Any:
+    def wrong(*arguments: Any) -> Any:
         from onnx import numpy_helper
 
-        graph = right(model, inputs)
+        graph = right(*arguments)
         for tensor in graph.graph.initializer:
             values = numpy_helper.to_array(tensor)
             if values.dtype.kind == "f":
@@ -211,6 +216,34 @@ def test_a_data_frame_that_scikit_learn_serves(folder: Path, look: Examine) -> N
     assert (found.engine, found.options) == ("sklearn", {"layout": "columns"})
     inputs = {"x": frame[["x"]].to_numpy(), "kind": np.array([[kind.encode()] for kind in frame["kind"]], object)}
     assert serve(found, folder).run(inputs)["label"].tolist() == model.predict(frame).tolist()
+
+
+def test_a_column_called_like_an_output(folder: Path, look: Examine) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"label": [1.0, 2, 3, 4] * 5, "kind": list("abab") * 5})
+    columns = ColumnTransformer([("n", StandardScaler(), ["label"]), ("c", OneHotEncoder(), ["kind"])])
+    model = make_pipeline(columns, LogisticRegression()).fit(frame, [0, 1, 0, 1] * 5)
+    exported, found = pushed(model, frame, folder, look)
+    assert exported.parity is not None
+    assert found.engine == ("onnxruntime" if exported.parity.passed else "sklearn")
+    number = np.float32 if exported.parity.passed else np.float64
+    inputs = {"label": frame[["label"]].to_numpy(number), "kind": np.array([[k.encode()] for k in frame["kind"]], object)}
+    assert serve(found, folder).run(inputs)["label"].tolist() == model.predict(frame).tolist()
+
+
+def test_a_conversion_that_takes_for_ever_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openmaas.formats import conversion
+
+    def endless(*_: Any) -> Any:
+        while True:
+            pass
+
+    monkeypatch.setattr(conversion, "SECONDS", 0.05)
+    monkeypatch.setattr(conversion, "_convert", endless)
+    parity = export(*LIVE["iris"], folder).parity
+    assert parity is not None
+    assert not parity.passed
+    assert "longer than 0.05 s" in (parity.reason or "")
 
 
 def test_texts(folder: Path, look: Examine) -> None:
