@@ -103,6 +103,14 @@ def read_note(settings: Settings) -> Running | None:
         return None
 
 
+def tidy_runtime(settings: Settings) -> None:
+    """Remove the sockets that killed processes left, and their folder where it is empty then."""
+    with contextlib.suppress(OSError):
+        for socket in settings.runtime_path.glob("*.sock"):
+            socket.unlink(missing_ok=True)
+        settings.runtime_path.rmdir()
+
+
 def _holder(settings: Settings) -> str:
     with contextlib.suppress(OSError):
         return _lock_path(settings).read_text() or "unknown"

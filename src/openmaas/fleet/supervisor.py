@@ -20,7 +20,7 @@ from openmaas.core.errors import Unavailable
 from openmaas.core.log import get_logger
 from openmaas.core.settings import Settings, prepare_runtime
 from openmaas.fleet.control_line import ControlLine
-from openmaas.fleet.home import Running, lock_home, prepare_home, write_note
+from openmaas.fleet.home import Running, lock_home, prepare_home, tidy_runtime, write_note
 from openmaas.fleet.keeper import Keeper, first_of
 from openmaas.fleet.memory import resident
 from openmaas.fleet.output import LogFile, Output
@@ -142,6 +142,7 @@ class Supervisor:
         await asyncio.gather(*(keeper.stop() for keeper in self._gateways))
         await self._replicas.stop()
         await self._control.stop()
+        tidy_runtime(self._settings)
         _log.info("stopped")
 
     # what is told

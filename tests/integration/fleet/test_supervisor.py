@@ -104,7 +104,7 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 @pytest.fixture
 def sockets() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="oms") as folder:
-        yield Path(folder)
+        yield Path(folder) / "run"
 
 
 @pytest.fixture
@@ -141,6 +141,7 @@ async def test_all_come_up_and_stop_in_order(scene: Scene) -> None:
     await scene.stop()
     assert [line[1] for line in scene.order if line[0] == "end"] == ["gateway-0", "digits-1-0", "control"]
     assert read_note(scene.settings) is None
+    assert not scene.settings.runtime_path.exists()
 
 
 async def test_replicas_go_on_while_control_is_away_and_it_hears_of_them_when_it_is_back(scene: Scene) -> None:
