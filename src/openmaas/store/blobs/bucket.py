@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from openmaas.core.errors import InvalidInput, NotFound, OpenMaaSError, Unavailable
+from openmaas.core.errors import InvalidInput, NotFound, Unavailable
 from openmaas.store.blobs.base import BlobStore
 from openmaas.store.blobs.local import blob_missing
 from openmaas.store.files import read_chunks, verified, write_new
@@ -40,7 +40,7 @@ class BucketBlobs(BlobStore):
 
     def size(self, sha256: str) -> int | None:
         try:
-            with _foreign_errors():
+            with _foreign_errors(sha256):
                 return int(self.store.head(_path(sha256))["size"])
         except NotFound:
             return None
@@ -59,7 +59,7 @@ class BucketBlobs(BlobStore):
         write_new(target, self.read(sha256), 0o444)
 
     def delete(self, sha256: str) -> None:
-        with contextlib.suppress(NotFound), _foreign_errors():
+        with contextlib.suppress(NotFound), _foreign_errors(sha256):
             self.store.delete(_path(sha256))
 
     def list(self) -> Iterator[tuple[str, int]]:
@@ -94,17 +94,15 @@ def _path(sha256: str) -> str:
 
 
 @contextlib.contextmanager
-def _foreign_errors(sha256: str = "") -> Iterator[None]:
-    """obstore's errors as ours."""
+def _foreign_errors(sha256: str | None = None) -> Iterator[None]:
+    """obstore's errors as ours; "not found" means the blob where one was asked for, else the bucket."""
     from obstore.exceptions import BaseError, NotFoundError
 
     try:
         yield
-    except (NotFoundError, FileNotFoundError):
-        raise blob_missing(sha256) from None
-    except BaseError as error:
-        if isinstance(error.__cause__, OpenMaaSError):
-            raise error.__cause__ from None
+    except (BaseError, FileNotFoundError) as error:
+        if sha256 is not None and isinstance(error, NotFoundError | FileNotFoundError):
+            raise blob_missing(sha256) from None
         raise Unavailable(
             f"The bucket of OPENMAAS_BLOBS_URL does not answer ({type(error).__name__}).",
             code="blobs_unavailable",
