@@ -126,3 +126,16 @@ def test_terminating_a_replica_or_the_server_under_load_answers_what_is_in_fligh
     # Once the door has closed, new connections are refused; nothing that was accepted is lost.
     broken = [outcome for outcome in load.failures() if "ConnectError" not in str(outcome.body)]
     assert broken == [], load.statuses()
+
+
+def test_a_replica_that_somebody_terminates_may_take_its_time_to_drain(server: Server, dummy: Callable[..., Path]) -> None:
+    """Its long call, begun before the signal, outlasts the time after which a silent replica counts as hung."""
+    client = server.client()
+    client.push(dummy(delay=8.0), name="patient")
+    client.deploy("patient")
+    with Load(server, "patient", callers=1, seconds=1) as load:
+        time.sleep(0.5)
+        os.kill(server.replicas("patient")[0]["pid"], signal.SIGTERM)
+    assert [outcome.status for outcome in load.outcomes] == [200], load.outcomes
+    assert load.outcomes[0].seconds < 10, "it was answered by the replica that began it"
+    client.undeploy("patient")

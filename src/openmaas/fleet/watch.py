@@ -107,13 +107,20 @@ class ReplicaWatch:
             return None
 
     async def _sign_of_life(self) -> Health | None:
-        """Ask until it answers, over a new connection if need be. None when hang_timeout is over."""
+        """Ask until it answers, over a new connection if need be. None when hang_timeout is over.
+
+        One that said that it drains (somebody else told it to stop) answers no more and may take its time to end.
+        """
+        drains = False
         try:
-            async with asyncio.timeout(self.settings.hang_timeout):
+            async with asyncio.timeout(self.settings.hang_timeout) as bound:
                 while True:
                     try:
                         return await self._ping()
                     except LinkLost:
+                        if not drains and self._link is not None and self._link.draining:
+                            drains = True
+                            bound.reschedule(asyncio.get_running_loop().time() + self.settings.drain_timeout + _PING)
                         await asyncio.sleep(_LONGEST_LOOK)
         except TimeoutError:
             return None
