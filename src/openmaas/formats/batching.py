@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from openmaas.core.errors import OpenMaaSError
+from openmaas.core.errors import InvalidInput, OpenMaaSError
 from openmaas.core.types import Signature
 from openmaas.formats.compare import compare, rows, stack
+from openmaas.formats.description import FILE_NAME
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
@@ -73,6 +74,19 @@ def _verdict(whole: Arrays, singles: list[Arrays], pairs: list[Arrays], sample: 
     return Batching(
         True, f"{BATCH} rows of the {sample} sample at once, two by two and one by one: largest difference {largest:.3g}."
     )
+
+
+def as_declared(wish: bool | None, verdict: Batching) -> Batching:
+    """The verdict, unless openmaas.yaml declines batches. Raises InvalidInput where it claims what is not so."""
+    if wish is False:
+        return Batching(False, f"Declared as not batchable in {FILE_NAME}.")
+    if wish and not verdict.batchable:
+        raise InvalidInput(
+            f"{FILE_NAME} says batchable: true. {verdict.why}",
+            code="not_batchable",
+            next_step=f"Remove 'batchable' from {FILE_NAME}: requests are then answered one by one.",
+        )
+    return verdict
 
 
 def _row_mismatch(answers: Arrays, count: int) -> str | None:

@@ -45,6 +45,16 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     licence: str = ""
 
 
+def refuse_unused(description: Description, kind: str, *names: str) -> None:
+    """Refuse fields that mean nothing for a format, rather than to read and ignore them."""
+    if given := [name for name in names if getattr(description, name)]:
+        raise InvalidInput(
+            f"{FILE_NAME}: {', '.join(map(repr, given))} means nothing for the format {kind}.",
+            code="invalid_description",
+            next_step=_NEXT,
+        )
+
+
 def read_description(folder: Path) -> Description:
     """The folder's openmaas.yaml, or an empty description. Raises InvalidInput that names the field, TooLarge beyond 1 MiB."""
     path = folder / FILE_NAME

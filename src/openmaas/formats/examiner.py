@@ -59,7 +59,7 @@ def _limit(request: Request) -> None:
         os._exit(1)
     for limit, value in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_DATA, request.memory),
+        (resource.RLIMIT_DATA, request.memory),  # not the address space, of which libraries take much that they never use
         (resource.RLIMIT_FSIZE, request.memory),
         (resource.RLIMIT_CPU, request.seconds),
     ):
@@ -99,8 +99,22 @@ def examine_folder(request: Request) -> Examined:
         approved=frozenset(request.approved),
         description=description,
     )
-    examined = _examine_converted(task) if description.converted else _examine(task, [f for f in files if f != request.sample])
+    if description.converted:
+        examined = _examine_converted(task)
+    else:
+        _require_no_claim(request.parity)
+        examined = _examine(task, [file for file in files if file != request.sample])
     return msgspec.structs.replace(examined, card=description.card, metadata=description.metadata, licence=description.licence)
+
+
+def _require_no_claim(parity: Parity | None) -> None:
+    """A comparison that passed belongs to a converted file; without one it would be stored for something else."""
+    if parity is not None and parity.passed:
+        raise InvalidInput(
+            f"A comparison came with the push, and {FILE_NAME} names no 'converted' file that it belongs to.",
+            code="invalid_description",
+            next_step=f"Name the file in {FILE_NAME}, or push without 'parity'.",
+        )
 
 
 def _refuse_pickles(folder: Path, files: Sequence[str], approved: Sequence[str]) -> None:
@@ -161,7 +175,8 @@ def _examine_converted(task: Task) -> Examined:
             code="invalid_description",
             next_step=f"Push the live object, or remove 'converted' from {FILE_NAME}.",
         )
-    file_inside(task.folder, converted, "The converted file")
+    for path in filter(None, (converted, description.entry)):
+        file_inside(task.folder, path, "The file")
     onnx = format_named("onnx")
     if onnx.find(task.folder, [converted]) != [converted]:
         raise InvalidInput(f"The converted file {converted!r} is not ONNX.", code="invalid_description")

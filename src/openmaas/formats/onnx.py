@@ -8,10 +8,9 @@ from typing import Any
 
 import msgspec
 
-from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused, TooLarge
+from openmaas.core.errors import OpenMaaSError, Refused, TooLarge
 from openmaas.core.types import Signature
 from openmaas.formats.base import Examined, Format, Task
-from openmaas.formats.description import FILE_NAME
 
 
 class OnnxFormat(Format):
@@ -46,6 +45,7 @@ def _run(task: Task, model: Any, path: Path, found: Examined) -> Examined:
     """What only a run shows: that it runs at all, the true shapes of its answers, and whether rows may share a batch."""
     from openmaas.core.onnx_session import OnnxSession
     from openmaas.formats import graph, observed, overrides, trial
+    from openmaas.formats.batching import as_declared
 
     unknown, axes, notes = graph.unknown_ranks(model), graph.axis_names(model), list(found.notes)
     try:
@@ -69,18 +69,5 @@ def _run(task: Task, model: Any, path: Path, found: Examined) -> Examined:
     trial.check_expected(session, first, verdict.batchable)
     if names := observed.not_finite(first.outputs):
         notes.append(f"On the {first.origin} sample, output {names} holds NaN or Infinity.")
-    batchable, batching = _declared(task.description.batchable, *verdict)
+    batchable, batching = as_declared(task.description.batchable, verdict)
     return msgspec.structs.replace(found, signature=signature, batchable=batchable, batching=batching, notes=tuple(notes))
-
-
-def _declared(wish: bool | None, batchable: bool, why: str) -> tuple[bool, str]:
-    """The verdict on batches, unless openmaas.yaml declines them. Raises InvalidInput where it claims what is not so."""
-    if wish is False:
-        return False, f"Declared as not batchable in {FILE_NAME}."
-    if wish and not batchable:
-        raise InvalidInput(
-            f"{FILE_NAME} says batchable: true. {why}",
-            code="not_batchable",
-            next_step=f"Remove 'batchable' from {FILE_NAME}: requests are then answered one by one.",
-        )
-    return batchable, why

@@ -21,6 +21,7 @@ from typing import BinaryIO
 MAX_LOOK = 4 << 20
 MAX_MEMBERS = 4096
 MAX_DEPTH = 3
+_PROTOCOL = 0x80  # the first byte of every pickle since protocol 2
 _IMPORTS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 _CALLS = frozenset({"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "INST"})
 _PACKED: tuple[tuple[bytes, Callable[[], object]], ...] = (
@@ -58,7 +59,7 @@ def is_pickle(start: bytes) -> bool:
         for opcode, argument, _ in pickletools.genops(stream):
             _step(stack, opcode)
             if opcode.name == "STOP":
-                return stream.tell() > 2 or start[:1] in (b"N", b"]", b"}", b")")
+                return start[0] == _PROTOCOL or stream.tell() == len(start)  # else text that only happens to begin like one
             if opcode.name in _IMPORTS:
                 imported = imported or _names_something(argument)
             if imported and opcode.name in _CALLS:
@@ -88,7 +89,7 @@ def _names_something(argument: object) -> bool:
 
 def _cut_short(start: bytes, stream: io.BytesIO) -> bool:
     """A pickle whose end lies beyond what was read."""
-    framed = len(start) > 2 and start[0] == 0x80 and start[1] in range(2, 6)
+    framed = len(start) > 2 and start[0] == _PROTOCOL and start[1] in range(2, 6)
     return framed and len(start) == MAX_LOOK and stream.tell() >= MAX_LOOK
 
 

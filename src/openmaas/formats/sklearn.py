@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from openmaas.core.errors import InvalidInput, Refused
 from openmaas.core.types import Signature
 from openmaas.formats.base import Examined, Exported, Format, Task
+from openmaas.formats.description import refuse_unused
 from openmaas.formats.files import free_name, sha256_of
 
 if TYPE_CHECKING:
+    from openmaas.core.estimator import Arrays
+    from openmaas.formats.batching import Run
     from openmaas.formats.conversion import Converted
-    from openmaas.formats.layouts import Rows
 
 _MAX_SCHEMA = 256 << 20
 
@@ -30,28 +34,24 @@ class SklearnFormat(Format):
         return [file for file in files if is_skops(folder / file) or find_pickle(folder / file)]
 
     def examine(self, task: Task, entry: str) -> Examined:
-        from openmaas.core.estimator import Estimator, load_pickle, load_skops
+        from openmaas.formats import batching
         from openmaas.formats.conversion import convert
         from openmaas.formats.layouts import fitting_rows
-        from openmaas.formats.sample import read_sample, split_expected
+        from openmaas.formats.sample import read_sample, split_expected, stretch
 
-        path = task.folder / entry
-        options: dict[str, Any] = {}
-        if is_skops(path):
-            model, notes = load_skops(path)
-        else:
-            options["pickle_sha256"] = sha256_of(path)
-            _require_approved(options["pickle_sha256"], task)
-            model, notes = load_pickle(path, options["pickle_sha256"])
-        _require_estimator(model)
+        refuse_unused(task.description, self.name, "signature", "options")
+        model, options, notes = _load(task, entry)
         given = split_expected(read_sample(task.folder / task.sample))[0] if task.sample else None
         candidates = fitting_rows(model, given)
         added = free_name(task.folder, "model.onnx")
         converted = convert(model, candidates, task.output / added)
-        notes = (*notes, *_notes(candidates[0], converted))
-        if converted.parity.passed:
-            return _onnx(converted, candidates[0].origin, added, notes)
-        return _native(Estimator(model, candidates[0].layout), candidates[0], converted, entry, options, notes)
+        found, run, inputs = (
+            _as_onnx(converted, added) if converted.parity.passed else _as_itself(model, converted, entry, options)
+        )
+        verdict = batching.prove(run, found.signature, stretch(inputs, batching.BATCH), converted.rows.origin)
+        batchable, why = batching.as_declared(task.description.batchable, verdict)
+        notes = (*notes, *_notes(converted), *found.notes)
+        return msgspec.structs.replace(found, batchable=batchable, batching=why, parity=converted.parity, notes=notes)
 
     def export(self, model: object, sample: Any, folder: Path) -> Exported | None:
         if not _is_live_estimator(model):
@@ -78,9 +78,23 @@ def _is_live_estimator(model: object) -> bool:
     return base is not None and isinstance(model, base.BaseEstimator) and not isinstance(model, type)
 
 
-def _require_approved(digest: str, task: Task) -> None:
-    if digest not in task.approved:
-        raise Refused(f"The pickle {digest} is not approved.", code="pickle_refused", next_step=f"openmaas approve {digest}")
+def _load(task: Task, entry: str) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+    """The estimator, what the engine must know to load it too, and notes. A pickle is only loaded when it is approved."""
+    from openmaas.core.estimator import load_pickle, load_skops
+
+    path = task.folder / entry
+    options: dict[str, Any] = {}
+    if is_skops(path):
+        model, notes = load_skops(path)
+    else:
+        digest = options["pickle_sha256"] = sha256_of(path)
+        if digest not in task.approved:
+            raise Refused(
+                f"The pickle {digest} is not approved.", code="pickle_refused", next_step=f"openmaas approve {digest}"
+            )
+        model, notes = load_pickle(path, digest)
+    _require_estimator(model)
+    return model, options, notes
 
 
 def _require_estimator(model: Any) -> None:
@@ -93,10 +107,10 @@ def _require_estimator(model: Any) -> None:
         )
 
 
-def _notes(rows: Rows, converted: Converted) -> list[str]:
+def _notes(converted: Converted) -> list[str]:
     parity = converted.parity
     notes = []
-    if rows.origin == "generated":
+    if parity.sample == "generated":
         notes.append("No sample was given: it was compared on generated input. Push with a sample for a stronger comparison.")
     if parity.passed and parity.reason:
         notes.append(f"It takes double precision inputs: {parity.reason}")
@@ -105,48 +119,28 @@ def _notes(rows: Rows, converted: Converted) -> list[str]:
     return notes
 
 
-def _onnx(converted: Converted, origin: str, added: str, notes: tuple[str, ...]) -> Examined:
-    from openmaas.formats import batching
+def _as_onnx(converted: Converted, added: str) -> tuple[Examined, Run, Arrays]:
+    """What serves, how to run it, and the sample as it takes it."""
+    from openmaas.formats.compare import rows
     from openmaas.formats.observed import correct_outputs
-    from openmaas.formats.sample import stretch
 
     assert converted.session is not None
     assert converted.signature is not None
-    run = converted.session.run
-    seven = stretch(converted.inputs, batching.BATCH)
-    corrections: list[str] = []
-    signature = correct_outputs(converted.signature, run(seven), frozenset(), corrections)
-    verdict = batching.prove(run, signature, seven, origin)
-    return Examined(
-        format="sklearn",
-        engine="onnxruntime",
-        entry=added,
-        signature=signature,
-        batchable=verdict.batchable,
-        batching=verdict.why,
-        parity=converted.parity,
-        notes=(*notes, *corrections),
-        added=(added,),
+    notes: list[str] = []
+    answers = converted.session.run(rows(converted.inputs, 0, 1))
+    signature = correct_outputs(converted.signature, answers, frozenset(), notes)
+    found = Examined(
+        format="sklearn", engine="onnxruntime", entry=added, signature=signature, notes=tuple(notes), added=(added,)
     )
+    return found, converted.session.run, converted.inputs
 
 
-def _native(
-    estimator: Any, rows: Rows, converted: Converted, entry: str, options: dict[str, Any], notes: tuple[str, ...]
-) -> Examined:
-    from openmaas.formats import batching
+def _as_itself(model: Any, converted: Converted, entry: str, options: dict[str, Any]) -> tuple[Examined, Run, Arrays]:
+    from openmaas.core.estimator import Estimator
     from openmaas.formats.observed import specs_of
-    from openmaas.formats.sample import stretch
 
+    rows = converted.rows
     signature = Signature(inputs=specs_of(rows.inputs), outputs=specs_of(rows.outputs))
-    verdict = batching.prove(estimator.answer, signature, stretch(rows.inputs, batching.BATCH), rows.origin)
-    return Examined(
-        format="sklearn",
-        engine="sklearn",
-        entry=entry,
-        signature=signature,
-        batchable=verdict.batchable,
-        batching=verdict.why,
-        parity=converted.parity,
-        options=options | {"layout": rows.layout},
-        notes=notes,
-    )
+    options = options | {"layout": rows.layout}
+    found = Examined(format="sklearn", engine="sklearn", entry=entry, signature=signature, options=options)
+    return found, Estimator(model, rows.layout).answer, rows.inputs

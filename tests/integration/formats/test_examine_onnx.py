@@ -102,9 +102,18 @@ def test_a_conversion_that_the_pusher_made(folder: Path, look: Examine) -> None:
     parity = Parity(source="a", target="b", passed=True, sample="given", rtol=1e-4, atol=1e-5)
     found = look(parity=parity)
     assert (found.format, found.engine, found.entry, found.parity) == ("sklearn", "onnxruntime", "m.onnx", parity)
+    (folder / "openmaas.yaml").write_text("format: sklearn\nconverted: m.onnx\nentry: gone.skops\n")
+    with pytest.raises(InvalidInput, match=r"'gone.skops' is not among"):
+        look(parity=parity)
     for bad in (None, Parity(source="a", target="b", passed=False, sample="given", rtol=1e-4, atol=1e-5)):
         with pytest.raises(InvalidInput, match="needs 'format' and a comparison that passed"):
             look(parity=bad)
+
+
+def test_a_comparison_that_belongs_to_nothing(folder: Path, look: Examine) -> None:
+    save(models.linear(), folder)
+    with pytest.raises(InvalidInput, match="names no 'converted' file"):
+        look(parity=Parity(source="a", target="b", passed=True, sample="given", rtol=1e-4, atol=1e-5))
 
 
 def test_zipmap_is_replaced_by_a_tensor(folder: Path, output: Path, look: Examine) -> None:

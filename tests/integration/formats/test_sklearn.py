@@ -285,6 +285,16 @@ def test_a_skops_file_with_a_sample(kind: str, folder: Path, look: Examine) -> N
     assert (found.parity.passed, found.parity.sample) == (True, "given")
 
 
+def test_what_openmaas_yaml_says_is_used_or_refused(folder: Path, look: Examine) -> None:
+    skops_io.dump(LIVE["iris"][0], folder / "model.skops")
+    (folder / "openmaas.yaml").write_text("batchable: false\ncard: Iris\n")
+    found = look()
+    assert (found.batchable, found.card) == (False, "Iris")
+    (folder / "openmaas.yaml").write_text("options: {layout: text}")
+    with pytest.raises(InvalidInput, match="'options' means nothing for the format sklearn"):
+        look()
+
+
 def test_a_model_that_takes_no_negative_numbers_is_tried_on_others(folder: Path, look: Examine) -> None:
     skops_io.dump(MultinomialNB().fit(*DIGITS), folder / "model.skops")
     found = look()

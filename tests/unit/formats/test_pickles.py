@@ -142,6 +142,7 @@ def test_what_is_no_pickle(tmp_path: Path) -> None:
         "markdown": b"# Title\n\nText (with brackets). More.\n",
         "licence": b"MIT License\n\nCopyright (c) 2026\n",
         "dot": b".",
+        "name": b"N. Wirth, 1976\n",
         "empty": b"",
         "png": b"\x89PNG\r\n\x1a\n" + bytes(100),
         "floats": np.random.default_rng(0).standard_normal(10_000).astype(np.float32).tobytes(),
