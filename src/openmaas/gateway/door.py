@@ -19,7 +19,7 @@ from openmaas.core.log import get_logger
 from openmaas.core.settings import Settings
 from openmaas.gateway.forward import Forward
 from openmaas.gateway.gate import Gate
-from openmaas.gateway.http import Request, too_large
+from openmaas.gateway.http import Request
 from openmaas.gateway.metrics import Metrics
 from openmaas.gateway.pages import Pages
 from openmaas.gateway.router import Router, Target
@@ -28,6 +28,7 @@ from openmaas.protocols.routes import Route, parse_path
 _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _KNOWN_PATHS = 4096
+_KNOWN_PATH_SIZE = 256
 
 
 class Exchange:
@@ -59,6 +60,10 @@ class Exchange:
                 next_step="Allow it more time (X-Request-Timeout, seconds), or deploy with more --replicas.",
             ),
         )
+
+    def grow(self, size: int) -> None:
+        """More of a chunked body has come."""
+        self.door.hold_more(self, size)
 
     def gone(self) -> None:
         """The client left: nobody works for it any more."""
@@ -97,15 +102,12 @@ class Door:
         given = request.headers.get(b"x-request-id")
         if given is not None and not _REQUEST_ID.fullmatch(given):
             raise InvalidInput("X-Request-ID must be 1 to 128 printable ASCII characters.", code="invalid_header")
-        if request.method != route.method and not (request.method == "HEAD" and route.method == "GET"):
-            raise _WrongMethod(route)
         if not route.open:
             key = self._gate.authenticate(request.header(b"authorization"), request.header(b"x-api-key"))
-            if route.predicts:
-                self._admit(exchange, route, key)
-        size = request.content_length or 0
-        if size > self._settings.max_body:
-            raise too_large(self._settings.max_body)
+        if request.method != route.method and not (request.method == "HEAD" and route.method == "GET"):
+            raise _WrongMethod(route)
+        if route.predicts:
+            self._admit(exchange, route, key)
 
     def run(self, request: Request) -> None:
         """Answer a request whose body has come."""
@@ -167,7 +169,9 @@ class Door:
     def _parse(self, target: bytes) -> Route:
         path = target.partition(b"?")[0].decode("latin-1")
         route = parse_path(path)
-        if len(self._routes) < _KNOWN_PATHS:
+        if len(target) <= _KNOWN_PATH_SIZE:  # anybody may ask, also without a key: little is remembered, and not for ever
+            if len(self._routes) >= _KNOWN_PATHS:
+                self._routes.clear()
             self._routes[target] = route
         return route
 
@@ -179,18 +183,21 @@ class Door:
         size = exchange.request.content_length or 0
         self._gate.enter(size)
         exchange.holds = size
-        exchange.request.on_gone = exchange.gone
+        request = exchange.request
+        request.max_body = self._settings.max_body
+        request.on_gone = exchange.gone
+        if request.content_length is None:
+            request.on_part = exchange.grow
+
+    def hold_more(self, exchange: Exchange, size: int) -> None:
+        self._gate.grow(size)
+        exchange.holds += size
 
     # predictions
 
     def _predict(self, exchange: Exchange) -> None:
         request, target, route = exchange.request, exchange.target, exchange.route
         assert target is not None and route is not None
-        if request.content_length is None:  # the size of a chunked body is known only now
-            self._gate.leave(exchange.holds)
-            exchange.holds = -1
-            self._gate.enter(request.received)
-            exchange.holds = request.received
         timeout = _timeout(request, target.deployment.timeout)
         call = encode(_call_head(request, route, exchange, timeout))
         request.deadline = self._loop.time() + timeout

@@ -65,18 +65,27 @@ class Gate:
                 next_step="Send fewer rows a request, or raise OPENMAAS_MAX_BODY.",
             )
         if self.in_flight >= self._max_in_flight or self.in_flight_bytes + size > self._max_bytes:
-            raise Unavailable(
-                f"The gateway holds {self.in_flight} requests with {self.in_flight_bytes} bytes; the limits are "
-                f"{self._max_in_flight} and {self._max_bytes} (OPENMAAS_MAX_IN_FLIGHT, OPENMAAS_MAX_IN_FLIGHT_BYTES).",
-                code="gateway_full",
-                retry_after=1.0,
-            )
+            raise self._full()
         self.in_flight += 1
+        self.in_flight_bytes += size
+
+    def grow(self, size: int) -> None:
+        """So many more bytes of a body whose size was not announced. Raises Unavailable."""
+        if self.in_flight_bytes + size > self._max_bytes:
+            raise self._full()
         self.in_flight_bytes += size
 
     def leave(self, size: int) -> None:
         self.in_flight -= 1
         self.in_flight_bytes -= size
+
+    def _full(self) -> Unavailable:
+        return Unavailable(
+            f"The gateway holds {self.in_flight} requests with {self.in_flight_bytes} bytes; the limits are "
+            f"{self._max_in_flight} and {self._max_bytes} (OPENMAAS_MAX_IN_FLIGHT, OPENMAAS_MAX_IN_FLIGHT_BYTES).",
+            code="gateway_full",
+            retry_after=1.0,
+        )
 
 
 def _why_unknown(text: str) -> str:

@@ -7,6 +7,7 @@ time; those that follow it in the pipeline wait. A client that sends too slowly,
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
@@ -16,13 +17,17 @@ from typing import Any, Final, Protocol, cast
 import httptools
 
 from openmaas.core.errors import InvalidInput, OpenMaaSError, RequestTimeout, TooLarge
+from openmaas.core.log import get_logger
 
 MAX_HEAD: Final = 64 * 1024
-"""Bytes of a request's line and headers."""
+"""Bytes of a request's line and headers, and of whatever else frames its body."""
+MAX_FIELDS: Final = 128
+"""Header fields of a request."""
 _MAX_PIPELINE = 32
 _SLOWEST = 16 * 1024  # bytes a second below which a body counts as dripping
 _KEEP_ALIVE = 75.0
 _LINGER = 2.0
+_GRACE = 0.5  # seconds of draining in which a request may still come over an idle connection
 _SKIP_BODY_BELOW = 64 * 1024  # a refused body this small is read and dropped, so that its connection can be used again
 _JOIN_BELOW = 64 * 1024
 
@@ -34,7 +39,9 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" fo
 class Request:
     """One request. Header names are in lower case, values as they came; `content_length` is None for a chunked body.
 
-    on_gone: called when the client leaves before the answer. deadline: on the loop's clock, `on_late` is called after it.
+    max_body: bytes, little unless the application allows more. on_part: called with the size of each part of a chunked body; an
+    error that it raises refuses the request. on_gone: called when the client leaves before the answer. deadline: on the loop's
+    clock, `on_late` is called after it.
     """
 
     # Defaults live on the class: most requests never change most of them.
@@ -42,11 +49,13 @@ class Request:
     method = ""
     content_length: int | None = 0
     keep_alive = True
+    max_body = _SKIP_BODY_BELOW
     received = 0
     whole = False  # all of it has come
     answered = False
     deadline = 0.0
     error: OpenMaaSError | None = None  # why it is refused, once that is known
+    on_part: Callable[[int], None] | None = None
     on_gone: Callable[[], None] | None = None
     on_late: Callable[[], None] | None = None
     state: Any = None  # the application's own
@@ -70,7 +79,9 @@ class Request:
         """Send the one answer; a second is dropped. headers: whole lines, each with its line break."""
         if not self.answered:
             self.answered = True
-            self.on_gone = self.on_late = self.state = None  # no circles: it is freed when the door lets go of it
+            self.on_part = self.on_gone = self.on_late = self.state = (
+                None  # no circles: it is freed when the door lets go of it
+            )
             self._connection.respond(self, status, headers, body)
 
 
@@ -98,12 +109,16 @@ class HttpConnection(asyncio.Protocol):
         self._request: Request | None = None  # the one whose bytes are arriving
         self._active: Request | None = None  # the one that is worked on
         self._waiting: deque[Request] = deque()
-        self._head_size = 0
+        self._fed = 0  # bytes since the request that is arriving began
+        self._fields = 0
         self._closing = False
         self._advancing = False
-        self._paused = False
+        self._paused = False  # nothing is read
+        self._stalled = False  # the client does not read its answers
+        self._unsent = 0
         self.checked = 0
         self.until = server.now + _KEEP_ALIVE
+        self.unread_until = 0.0
 
     # asyncio's side
 
@@ -124,18 +139,21 @@ class HttpConnection(asyncio.Protocol):
                     request.on_gone()
 
     def pause_writing(self) -> None:
-        self._server.unread.add(self)
-        self.until = self._loop.time() + _KEEP_ALIVE
+        """The client does not read its answers: it gets no more of them, and is closed if it goes on like that."""
+        self._stalled = True
+        self._watch_reader(self._server.body_timeout)
+        self._regulate()
 
     def resume_writing(self) -> None:
-        self._server.unread.discard(self)
+        self._stalled = False
+        if not self._closing:
+            self._server.unread.discard(self)
+            self._advance()
 
     def data_received(self, data: bytes) -> None:
-        request = self._request
         if self._closing:
             return
-        if request is None or not request.method:
-            self._head_size += len(data)
+        self._fed += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:  # the request itself has come; no other protocol is spoken here
@@ -148,7 +166,9 @@ class HttpConnection(asyncio.Protocol):
                 raise
         except httptools.HttpParserError as error:
             self._fail(InvalidInput(f"This is not a valid HTTP/1.1 request: {error}.", code="malformed_request"))
-        if self._head_size > MAX_HEAD and (self._request is None or not self._request.method):
+        request = self._request
+        # What is not body is head, chunk sizes and trailers: a client must not send these without end.
+        if request is not None and not self._closing and self._fed > MAX_HEAD + 2 * request.received:
             self._fail(TooLarge(f"The request's head is larger than {MAX_HEAD} bytes.", code="head_too_large"))
 
     # httptools' side
@@ -156,7 +176,7 @@ class HttpConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._request = Request(self, self._loop.time())
         self._server.receiving.add(self)
-        self.checked = 0
+        self._fed = self._fields = self.checked = 0
         self.until = self._request.started + self._server.body_timeout
 
     def on_url(self, url: bytes) -> None:
@@ -165,6 +185,12 @@ class HttpConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         assert self._request is not None
+        self._fields += 1
+        if self._fields > MAX_FIELDS:
+            self._fail(TooLarge(f"The request has more than {MAX_FIELDS} header fields.", code="head_too_large"))
+            raise _Stop
+        if self._request.method:  # a trailer: it comes too late to mean anything
+            return
         headers = self._request.headers
         name = name.lower()
         headers[name] = (
@@ -174,7 +200,6 @@ class HttpConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         request = self._request
         assert request is not None
-        self._head_size = 0
         request.method = self._parser.get_method().decode("latin-1")
         request.keep_alive = self._parser.should_keep_alive()
         if b"transfer-encoding" in request.headers:
@@ -183,6 +208,8 @@ class HttpConnection(asyncio.Protocol):
             request.content_length = int(length)
         try:
             self._server.application.begin(request)
+            if (request.content_length or 0) > request.max_body:
+                raise too_large(request.max_body)
         except OpenMaaSError as error:
             self._refuse_before_body(request, error)
         else:
@@ -197,10 +224,15 @@ class HttpConnection(asyncio.Protocol):
             if request.received > _SKIP_BODY_BELOW:
                 self._abandon(request)
             return
-        if request.received > self._server.max_body:
-            self._refuse_before_body(request, too_large(self._server.max_body))
-            return
-        request._parts.append(body)
+        try:
+            if request.received > request.max_body:
+                raise too_large(request.max_body)
+            if request.on_part is not None and request.content_length is None:
+                request.on_part(len(body))
+        except OpenMaaSError as error:
+            self._refuse_before_body(request, error)
+        else:
+            request._parts.append(body)
 
     def on_message_complete(self) -> None:
         request, self._request = self._request, None
@@ -209,11 +241,11 @@ class HttpConnection(asyncio.Protocol):
         self._server.receiving.discard(self)
         if self._active is not None or self._waiting:
             self._waiting.append(request)
-            if len(self._waiting) >= _MAX_PIPELINE and not self._paused and self._transport is not None:
-                self._paused = True
-                self._transport.pause_reading()
-            return
-        self._work(request)
+            self._regulate()
+        elif self._stalled:
+            self._waiting.append(request)
+        else:
+            self._work(request)
 
     # work
 
@@ -228,17 +260,29 @@ class HttpConnection(asyncio.Protocol):
     def _next(self) -> None:
         self._active = None
         self._server.active.discard(self)
-        if self._advancing or self._closing:  # a request that is answered at once ends inside the loop below
-            return
+        if not self._advancing and not self._closing:  # a request that is answered at once ends inside the loop of _advance
+            self._advance()
+
+    def _advance(self) -> None:
+        """Go on with the requests that wait."""
         self._advancing = True
-        while self._waiting and self._active is None and not self._closing:
+        while self._waiting and self._active is None and not self._closing and not self._stalled:
             self._work(self._waiting.popleft())
         self._advancing = False
-        if self._paused and len(self._waiting) < _MAX_PIPELINE and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
+        self._regulate()
         if self._request is None:
             self.until = self._server.now + _KEEP_ALIVE
+
+    def _regulate(self) -> None:
+        """Read on, or not: while much waits to be worked on, or to be read by the client, nothing more is taken."""
+        full = self._stalled or len(self._waiting) >= _MAX_PIPELINE
+        if full is self._paused or self._transport is None or self._transport.is_closing():
+            return
+        self._paused = full
+        if full:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def respond(self, request: Request, status: int, headers: str, body: bytes) -> None:
         """Write an answer; then go on with the next request, or close."""
@@ -256,19 +300,25 @@ class HttpConnection(asyncio.Protocol):
         else:
             transport.writelines((head, body))
         if close:
-            self._finish(transport, whole=request.whole)
+            self._finish(transport, whole=request.whole and self._request is None)
         if request is self._active:
             self._next()
 
     def _finish(self, transport: asyncio.Transport, *, whole: bool) -> None:
         """No more requests. A client that is still sending must read the answer before the connection is reset under it."""
-        self._closing = True
         if whole or not transport.can_write_eof():
-            transport.close()
+            self.close()
             return
+        self._closing = True
         transport.write_eof()
-        self.until = self._loop.time() + _LINGER
-        self._server.unread.add(self)
+        self._watch_reader(_LINGER)
+
+    def _watch_reader(self, seconds: float) -> None:
+        """Break the connection when the client has read nothing more of its answer for so long."""
+        if self._transport is not None:
+            self._unsent = self._transport.get_write_buffer_size()
+            self.unread_until = self._loop.time() + seconds
+            self._server.unread.add(self)
 
     def _refuse_before_body(self, request: Request, error: OpenMaaSError) -> None:
         """Answer once the rest has come, if that is little; else now, and close: the rest must not pass for a request."""
@@ -296,6 +346,8 @@ class HttpConnection(asyncio.Protocol):
         if self._active is None:
             self._active = request
             self._server.application.refuse(request, error)
+        elif request.on_gone is not None:  # its answer would have to wait for another one
+            request.on_gone()
         self._closing = True
 
     # what the server's clock asks for
@@ -322,8 +374,17 @@ class HttpConnection(asyncio.Protocol):
         if request is not None and request.deadline and now >= request.deadline and request.on_late is not None:
             request.on_late()
 
+    def check_unread(self, now: float) -> None:
+        """Break the connection of a client that has stopped reading."""
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if 0 < unsent < self._unsent:
+            self._watch_reader(self._server.body_timeout)
+        elif now >= self.unread_until:
+            self.abort()
+
     def check_idle(self, now: float) -> None:
-        if self._active is None and self._request is None and (now >= self.until or self._server.draining):
+        idle = self._active is None and self._request is None and not self._waiting and not self._stalled
+        if idle and now >= min(self.until, self._server.leaving) and not self._closing:
             self.close()
 
     def abort(self) -> None:
@@ -331,9 +392,12 @@ class HttpConnection(asyncio.Protocol):
             self._transport.abort()
 
     def close(self) -> None:
+        """Close once the client has read what was written to it, if it goes on reading."""
         self._closing = True
         if self._transport is not None:
             self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self._watch_reader(self._server.body_timeout)
 
 
 class _Stop(Exception):
@@ -355,26 +419,26 @@ def too_large(limit: int) -> TooLarge:
 class HttpServer:
     """All connections of one gateway, and the clock that bounds them.
 
-    max_body: bytes. body_timeout: seconds that a head has to arrive, and that a body may drip.
+    body_timeout: seconds that a head has to arrive, that a body may drip, and that an answer may lie unread.
     """
 
     TICK: Final = 0.025
     """Seconds between two looks at deadlines: how late one may be noticed."""
 
-    def __init__(self, application: Application, *, max_body: int, body_timeout: float) -> None:
+    def __init__(self, application: Application, *, body_timeout: float) -> None:
         self.loop = asyncio.get_running_loop()
         self.application = application
-        self.max_body = max_body
         self.body_timeout = body_timeout
         self.connections: set[HttpConnection] = set()
         self.receiving: set[HttpConnection] = set()
         self.active: set[HttpConnection] = set()
         self.unread: set[HttpConnection] = set()
         self.draining = False
+        self.leaving = math.inf  # when idle connections are closed
         self.now = self.loop.time()
         self.date = ""
         self._server: asyncio.Server | None = None
-        self._seconds = 0
+        self._ticks = 0
         self._ticker = self.loop.create_task(self._tick())
 
     async def listen(self, host: str, port: int, *, tls: Any = None, shared: bool = False) -> None:
@@ -394,15 +458,20 @@ class HttpServer:
             group.discard(connection)
 
     async def drain(self, timeout: float) -> bool:
-        """Accept nothing new, answer what was asked, close each connection after its answer. False after `timeout` seconds."""
+        """Accept nothing new, answer what was asked, close each connection after its answer, and wait until all of them have
+        been read. False after `timeout` seconds."""
         if self._server is not None:
             self._server.close()
         # What is on its way over idle connections may still come in; it is answered, and told to come back elsewhere.
         self.draining = True
         until = self.loop.time() + timeout
-        while self.active or self.receiving:
-            if self.loop.time() >= until:
+        self.leaving = self.loop.time() + _GRACE
+        while self.connections:
+            now = self.loop.time()
+            if now >= until:
                 return False
+            for connection in tuple(self.connections):
+                connection.check_idle(now)
             await asyncio.sleep(self.TICK)
         return True
 
@@ -413,20 +482,22 @@ class HttpServer:
 
     async def _tick(self) -> None:
         while True:
-            self.now = now = self.loop.time()
-            for connection in tuple(self.active):
-                connection.check_deadline(now)
-            self._seconds += 1
-            if self._seconds % 20 == 1:
-                self.date = f"date: {formatdate(usegmt=True)}\r\n"
-                self._look_at_all(now)
+            try:
+                self._look()
+            except Exception:
+                get_logger("http").exception("clock_failed")  # one connection's trouble; the clock goes on
             await asyncio.sleep(self.TICK)
 
-    def _look_at_all(self, now: float) -> None:
-        for connection in tuple(self.receiving):
-            connection.check_receiving(now)
-        for connection in tuple(self.unread):
-            if now >= connection.until:
-                connection.abort()
-        for connection in tuple(self.connections):
-            connection.check_idle(now)
+    def _look(self) -> None:
+        self.now = now = self.loop.time()
+        self._ticks += 1
+        if self._ticks % 20 == 1:
+            self.date = f"date: {formatdate(usegmt=True)}\r\n"
+            for connection in tuple(self.receiving):
+                connection.check_receiving(now)
+            for connection in tuple(self.unread):
+                connection.check_unread(now)
+            for connection in tuple(self.connections):
+                connection.check_idle(now)
+        for connection in tuple(self.active):
+            connection.check_deadline(now)

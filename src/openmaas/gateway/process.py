@@ -39,9 +39,7 @@ async def serve(settings: Settings, index: int = 0) -> None:
     follower = Follower(settings.control_address, kept, apply, peer=f"gateway-{index}")
     follower.recall()
     following = asyncio.create_task(follower.run())
-    server = HttpServer(
-        Door(settings, gate, router, metrics, pages), max_body=settings.max_body, body_timeout=settings.body_timeout
-    )
+    server = HttpServer(Door(settings, gate, router, metrics, pages), body_timeout=settings.body_timeout)
     await server.listen(settings.host, settings.http_port, tls=_tls(settings), shared=settings.gateways > 1)
     settle()
     await stop.wait()
