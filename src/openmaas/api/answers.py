@@ -57,12 +57,14 @@ def unexpected() -> OpenMaaSError:
 async def on_invalid_request(request: Request, error: Exception) -> Response:
     """A body or parameter that is not what the route takes: the first thing that is wrong, by its name."""
     assert isinstance(error, RequestValidationError)
-    return await on_error(request, _invalid(error.errors()))
+    json = request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+    return await on_error(request, _invalid(error.errors(), json))
 
 
-def _invalid(errors: Sequence[Any]) -> InvalidInput:
+def _invalid(errors: Sequence[Any], json: bool) -> InvalidInput:
     first = errors[0]
     where = ".".join(str(part) for part in first["loc"][1:]) or "The body"
     place = f"{first['loc'][0]} {where}" if len(first["loc"]) > 1 else "The body"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return InvalidInput(f"{place[:200]}: {first['msg']}{more}.", code="invalid_request")
+    next_step = None if json or first["loc"][0] != "body" else "Send JSON, with the header 'Content-Type: application/json'."
+    return InvalidInput(f"{place[:200]}: {first['msg']}{more}.", code="invalid_request", next_step=next_step)

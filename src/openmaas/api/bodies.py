@@ -90,13 +90,15 @@ class _Pace:
 
 
 class StrictRoute(APIRoute):
-    """A route whose requests are StrictRequests."""
+    """A route whose requests are StrictRequests, without unknown query parameters."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         limit = getattr(self.endpoint, "body_limit", JSON_LIMIT)
+        known = {field.alias for field in self.dependant.query_params}
 
         async def strict(request: Request) -> Response:
+            _check_query(request, known)
             bounded = StrictRequest(request.scope, request.receive, request._send)
             bounded.body_limit = limit
             return await handle(bounded)
@@ -107,6 +109,18 @@ class StrictRoute(APIRoute):
 def router() -> APIRouter:
     """A router for the routes of one noun."""
     return APIRouter(route_class=StrictRoute)
+
+
+def _check_query(request: Request, known: set[str]) -> None:
+    """A mistyped parameter would be ignored, and one that is given twice read once."""
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known or given.count(name) > 1:
+            raise InvalidInput(
+                f"The query parameter {name[:80]!r} is {'given twice' if name in known else 'unknown'}.",
+                code="invalid_request",
+                next_step=f"This route takes {', '.join(sorted(known))}." if known else "This route takes none.",
+            )
 
 
 def _check_length(text: str | None, limit: int) -> None:

@@ -191,6 +191,14 @@ async def test_an_error_names_the_field(api: httpx.AsyncClient) -> None:
     assert "replica" in answer.json()["error"]
     assert "limit" in (await api.get("models?limit=many")).json()["error"]
     assert code_of(await api.get("models?limit=many"), 400) == "invalid_request"
+    assert "Content-Type" in (await api.post("approvals", content=b"{}")).json()["next_step"]
+
+
+async def test_a_mistyped_parameter_is_not_ignored(api: httpx.AsyncClient) -> None:
+    for target in ("models?limits=5", "models?limit=5&limit=6", "status?x", "models?Limit=5"):
+        assert code_of(await api.get(target), 400) == "invalid_request"
+    answer = await api.post("gc?aply=true")
+    assert (code_of(answer, 400), answer.json()["next_step"]) == ("invalid_request", "This route takes apply.")
 
 
 HOSTILE = (
