@@ -167,9 +167,9 @@ def to_list(name: str, array: Tensor) -> list[Any]:
 
 def json_ready(name: str, array: Tensor) -> Tensor:
     """An array whose `tolist` is plain JSON. What JSON cannot carry, as NaN, is an error instead of a silent null."""
-    if array.dtype.name == "bfloat16":
-        array = array.astype(np.float32)
     kind = array.dtype.kind
+    if kind == "V" and array.dtype.name == "bfloat16":  # the name of a type is made anew at each look, so its kind comes first
+        array, kind = array.astype(np.float32), "f"
     if kind == "f" and not all_finite(array):
         raise EngineFailed(
             f"Output {name!r} holds NaN or Infinity, which JSON cannot carry.",
