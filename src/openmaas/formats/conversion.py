@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,35 +44,30 @@ class Converted(NamedTuple):
 
 def convert(model: Any, candidates: Sequence[Rows], path: Path) -> Converted:
     """Write the estimator to `path` as ONNX that answers as it does: with float32 inputs, else doubles, else not at all."""
-    attempts: list[tuple[str, tuple[Comparison, ...]]] = []
-    for rows_ in candidates:
-        for precision in (np.float32, np.float64) if _has_floats(rows_) else (np.float32,):
-            label = f"{np.dtype(precision).name} inputs" + (" as columns" if rows_.layout == "columns" else "")
-            try:
-                session, signature, inputs = _write(model, rows_, np.dtype(precision), path)
-                comparisons, wrong = hold_against(Estimator(model, rows_.layout), rows_.inputs, session, inputs)
-            except OpenMaaSError as error:
-                comparisons, wrong = (), error.message
-            if wrong is None:
-                reason = "; ".join(f"{failed} failed: {why}" for failed, why in _reasons(attempts)) or None
-                return Converted(_parity(True, rows_, comparisons, reason), rows_, signature, session, inputs)
-            attempts.append((f"{label}: {wrong}", comparisons))
+    failures: list[str] = []
+    measured: tuple[Comparison, ...] = ()
+    for rows_, precision in _attempts(candidates):
+        try:
+            session, signature, inputs = _write(model, rows_, precision, path)
+            comparisons, wrong = hold_against(Estimator(model, rows_.layout), rows_.inputs, session, inputs)
+        except OpenMaaSError as error:
+            comparisons, wrong = (), error.message
+        if wrong is None:
+            return Converted(_parity(True, rows_, comparisons, failures), rows_, signature, session, inputs)
+        failures.append(f"{precision.name} inputs{' as columns' if rows_.layout == 'columns' else ''}: {wrong}")
+        measured = measured or comparisons
     path.unlink(missing_ok=True)
-    compared = next((comparisons for _, comparisons in attempts if comparisons), ())
-    return Converted(
-        _parity(False, candidates[0], compared, " ".join(dict.fromkeys(text for text, _ in attempts))), candidates[0]
-    )
+    return Converted(_parity(False, candidates[0], measured, failures), candidates[0])
 
 
-def _reasons(attempts: list[tuple[str, tuple[Comparison, ...]]]) -> list[tuple[str, str]]:
-    return [(label, why) for label, _, why in (text.partition(": ") for text, _ in attempts)]
+def _attempts(candidates: Sequence[Rows]) -> Iterator[tuple[Rows, np.dtype[Any]]]:
+    for rows_ in candidates:
+        yield rows_, np.dtype(np.float32)
+        if any(array.dtype.kind == "f" for array in rows_.inputs.values()):
+            yield rows_, np.dtype(np.float64)
 
 
-def _has_floats(rows_: Rows) -> bool:
-    return any(array.dtype.kind == "f" for array in rows_.inputs.values())
-
-
-def _parity(passed: bool, rows_: Rows, comparisons: tuple[Comparison, ...], reason: str | None) -> Parity:
+def _parity(passed: bool, rows_: Rows, comparisons: tuple[Comparison, ...], failures: Sequence[str]) -> Parity:
     import onnxruntime
     import sklearn
 
@@ -84,7 +79,7 @@ def _parity(passed: bool, rows_: Rows, comparisons: tuple[Comparison, ...], reas
         rtol=RTOL,
         atol=ATOL,
         comparisons=comparisons,
-        reason=reason,
+        reason=" ".join(failures) or None,
     )
 
 
