@@ -261,12 +261,15 @@ class Link(_Peer):
     def _frame(self, kind: int, call_id: int, header: bytes, payload: bytes) -> None:
         on_end = self._calls.pop(call_id, None)
         if on_end is not None:
-            if kind in _ENDS:
-                on_end(header, payload, None)
-            elif kind == ERROR:
-                on_end(b"", b"", _told(header))
-            else:
-                on_end(b"", b"", LinkLost(f"The replica sent a frame of kind {kind} where an answer was due."))
+            try:
+                if kind in _ENDS:
+                    on_end(header, payload, None)
+                elif kind == ERROR:
+                    on_end(b"", b"", _told(header))
+                else:
+                    on_end(b"", b"", LinkLost(f"The replica sent a frame of kind {kind} where an answer was due."))
+            except Exception:
+                get_logger("link").exception("on_end_failed")  # and the connection's other calls go on
             if self.draining:
                 self._changed()
         elif (queue := self._streams.get(call_id)) is not None:
@@ -278,7 +281,10 @@ class Link(_Peer):
     def _lost(self, reason: str) -> None:
         calls, self._calls = self._calls, {}
         for on_end in calls.values():
-            on_end(b"", b"", LinkLost(reason))
+            try:
+                on_end(b"", b"", LinkLost(reason))
+            except Exception:
+                get_logger("link").exception("on_end_failed")
         for queue in self._streams.values():
             queue.put_nowait((ERROR, _encode(LinkLost(reason).to_wire()), b""))
         self._changed()

@@ -202,7 +202,10 @@ class Door:
         call = encode(_call_head(request, route, exchange, timeout))
         request.deadline = self._loop.time() + timeout
         request.on_late = exchange.late
-        forward = Forward(self._router, target, exchange.version, call, request.body, request.deadline, exchange.answered)
+        asked = (route.deployment, route.version)
+        forward = Forward(
+            self._router, asked, target, exchange.version, call, request.body, request.deadline, exchange.answered
+        )
         exchange.forward = forward
         forward.start()
 
@@ -210,7 +213,7 @@ class Door:
 
     async def _page(self, exchange: Exchange, route: Route) -> None:
         try:
-            status, content_type, body = await self._pages.answer(route)
+            status, content_type, body = await self._pages.answer(route, exchange.request.body)
         except OpenMaaSError as error:
             self.refuse(exchange.request, error)
         except Exception as error:

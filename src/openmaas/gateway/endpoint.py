@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from openmaas.core.contracts import Health, Replica
-from openmaas.core.errors import LinkLost
+from openmaas.core.errors import LinkLost, OpenMaaSError
 from openmaas.core.link import Link, connect
 
 PING_EVERY: Final = 1.0
@@ -35,13 +35,15 @@ class Endpoint:
         self._hang_timeout = hang_timeout
         self._stall_timeout = stall_timeout
         self._retired = False
+        self._open: Link | None = None  # also while it is not in the rotation
         self._ended = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"endpoint {replica.id}")
 
     def retire(self) -> None:
         """Out of the rotation; the connection closes when its last call has ended."""
         self._retired = True
-        link, self.link = self.link, None
+        self.link = None
+        link = self._open
         if link is None:
             self._task.cancel()
         else:
@@ -58,8 +60,8 @@ class Endpoint:
         delay = _RECONNECT_FROM
         while not self._retired:
             try:
-                link = await connect(self.replica.address, on_change=self._changed)
-            except LinkLost:
+                link = self._open = await connect(self.replica.address, on_change=self._changed)
+            except OpenMaaSError:
                 await asyncio.sleep(delay)
                 delay = min(delay * 1.5, _RECONNECT_TO)
                 continue
@@ -67,7 +69,7 @@ class Endpoint:
             try:
                 await self._watch(link)
             finally:
-                self.link = None
+                self.link = self._open = None
                 link.abort()
             await asyncio.sleep(delay)
 
@@ -77,9 +79,9 @@ class Endpoint:
         while not link.closed:
             try:
                 header, _ = await asyncio.wait_for(link.ping(), self._hang_timeout)
-            except (TimeoutError, LinkLost):
+                self.health = _decode_health(header)
+            except (TimeoutError, LinkLost, msgspec.MsgspecError):
                 return
-            self.health = _decode_health(header)
             fit = self.health.ready and self.health.stalled < self._stall_timeout and not link.draining and not self._retired
             if fit and self.link is None:
                 self.link = link

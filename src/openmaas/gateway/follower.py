@@ -54,6 +54,9 @@ class Follower:
                 if self.connected:
                     self._log.warning("control_lost", reason=error.message, snapshot=self.version)
                     delay = _RETRY_FROM
+            except Exception:
+                # A snapshot that cannot be read or applied: go on with the last one that could, and ask again.
+                self._log.exception("snapshot_failed", snapshot=self.version)
             self.connected = False
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY_TO)
@@ -72,8 +75,8 @@ class Follower:
         if snapshot.version < self.version:
             # A database restored from a backup: what control says now is the truth, even with an older number.
             self._log.warning("snapshot_went_back", held=self.version, came=snapshot.version)
-        self.version = snapshot.version
         self._apply(snapshot)
+        self.version = snapshot.version
         if keep:
             self._keep(snapshot)
 

@@ -6,7 +6,7 @@ import asyncio
 
 from openmaas.core.errors import LinkLost, OpenMaaSError, Unavailable
 from openmaas.core.link import Link, OnEnd
-from openmaas.gateway.router import Router, Target
+from openmaas.gateway.router import Asked, Router, Target
 
 
 class Forward:
@@ -14,10 +14,11 @@ class Forward:
 
     A prediction changes nothing, so one that was lost with its replica, or that a full replica refused, is tried once more on
     another. Where no replica is in the rotation, the call waits for one, up to the hold time or `deadline` (the loop's clock).
-    version: None leaves it to the deployment's split.
+    asked: what the caller named; `version` is what it meant when the call began, None for the deployment's split.
     """
 
     __slots__ = (
+        "_asked",
         "_body",
         "_call_id",
         "_deadline",
@@ -32,9 +33,18 @@ class Forward:
     )
 
     def __init__(
-        self, router: Router, target: Target, version: int | None, header: bytes, body: bytes, deadline: float, on_end: OnEnd
+        self,
+        router: Router,
+        asked: Asked,
+        target: Target,
+        version: int | None,
+        header: bytes,
+        body: bytes,
+        deadline: float,
+        on_end: OnEnd,
     ) -> None:
         self._router = router
+        self._asked = asked
         self._target = target
         self._version = version
         self._header = header
@@ -86,7 +96,7 @@ class Forward:
 
     async def _wait(self) -> None:
         try:
-            link = await self._router.hold(self._target, self._version, self._deadline)
+            link = await self._router.hold(self._asked, self._deadline)
         except OpenMaaSError as error:
             self._holding = None
             self._on_end(b"", b"", error)
@@ -95,17 +105,20 @@ class Forward:
             self._send(link)
 
 
-async def ask(router: Router, target: Target, version: int | None, question: bytes, deadline: float) -> bytes:
-    """What a replica of that version (None: by the split) answers to a question without a body."""
+async def ask(router: Router, asked: Asked, question: bytes, deadline: float) -> bytes:
+    """What a replica of what was asked for answers to a question without a body."""
+    target, version = router.resolve(*asked)
     future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def end(_: bytes, payload: bytes, error: OpenMaaSError | None) -> None:
+        if future.done():  # nobody waits any more
+            return
         if error is None:
             future.set_result(payload)
         else:
             future.set_exception(error)
 
-    forward = Forward(router, target, version, question, b"", deadline, end)
+    forward = Forward(router, asked, target, version, question, b"", deadline, end)
     forward.start()
     try:
         return await future

@@ -10,7 +10,7 @@ import msgspec
 
 import openmaas
 from openmaas.core.contracts import Call, encode
-from openmaas.core.errors import Conflict, OpenMaaSError
+from openmaas.core.errors import Conflict, InvalidInput, OpenMaaSError, Unavailable
 from openmaas.gateway.forward import ask
 from openmaas.gateway.gate import Gate
 from openmaas.gateway.metrics import Metrics
@@ -24,6 +24,13 @@ _EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", 
 Page = tuple[int, str, bytes]
 
 
+class _IndexRequest(msgspec.Struct, forbid_unknown_fields=True):
+    ready: bool = False
+
+
+_decode_index_request = msgspec.json.Decoder(_IndexRequest).decode
+
+
 class Pages:
     """Answers of one gateway from what it knows, asking replicas for what only they know."""
 
@@ -34,8 +41,8 @@ class Pages:
         self.draining = False
         self.informed = False
 
-    async def answer(self, route: Route) -> Page:
-        """Status, content type and body of a route."""
+    async def answer(self, route: Route, request: bytes = b"") -> Page:
+        """Status, content type and body of a route. request: the body that came."""
         if route.deployment:
             return await self._of_deployment(route)
         if route.name == "ready":
@@ -44,6 +51,10 @@ class Pages:
         if route.name == "metrics":
             text = self._metrics.expose(self._gate.in_flight, await self._statistics(self._router.targets))
             return 200, "text/plain; version=0.0.4; charset=utf-8", text
+        if route.name == "repository_index":
+            wanted = _index_request(request)
+            entries = [entry for target in self._router.targets for entry in _index(target)]
+            return _json([entry for entry in entries if entry["state"] == "READY" or not wanted.ready])
         return _json(await self._of_server(route))
 
     async def _of_server(self, route: Route) -> Any:
@@ -56,8 +67,6 @@ class Pages:
                 return {"name": "openmaas", "version": openmaas.__version__, "extensions": _EXTENSIONS}
             case "statistics_all":
                 return {"model_stats": await self._statistics(self._router.targets)}
-            case "repository_index":
-                return [entry for target in self._router.targets for entry in _index(target)]
             case _:
                 return {"models": sorted(target.deployment.name for target in self._router.targets)}
 
@@ -78,16 +87,23 @@ class Pages:
                     "What runs is decided at control, not here.", code="not_here", next_step=f"openmaas {verb} {name}"
                 )
             case "model_metadata":
-                described = await self._ask(target, version, "metadata")
+                described = await self._ask(route, "metadata")
                 return _json(described | {"versions": [str(number) for number in target.versions]})
             case _:
-                return _json(await self._ask(target, version, "config"))
+                return _json(await self._ask(route, "config"))
 
-    async def _ask(self, target: Target, version: int | None, operation: Literal["metadata", "config"]) -> dict[str, Any]:
+    async def _ask(self, route: Route, operation: Literal["metadata", "config"]) -> dict[str, Any]:
         """What one replica says of its model."""
+        asked = (route.deployment, route.version)
+        target, _ = self._router.resolve(*asked)
         call = encode(Call(operation, "", _ASK_FOR, deployment=target.deployment.name))
         deadline = asyncio.get_running_loop().time() + _ASK_FOR
-        body = await ask(self._router, target, version, call, deadline)
+        try:
+            body = await asyncio.wait_for(ask(self._router, asked, call, deadline), _ASK_FOR)
+        except TimeoutError:
+            raise Unavailable(
+                f"No replica of {target.deployment.name!r} answered within {_ASK_FOR:g} s.", code="no_replica", retry_after=1.0
+            ) from None
         described: dict[str, Any] = msgspec.json.decode(body)
         return described
 
@@ -122,6 +138,13 @@ async def _within(answer: Coroutine[Any, Any, tuple[bytes, bytes]]) -> bytes | N
 def _ready(target: Target, version: int | None) -> bool:
     wanted = target.versions if version is None else [version]
     return bool(wanted) and all(target.links(number) for number in wanted)
+
+
+def _index_request(body: bytes) -> _IndexRequest:
+    try:
+        return _decode_index_request(body) if body else _IndexRequest()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"The body is not a request for the index: {str(error)[:200]}.", code="invalid_json") from None
 
 
 def _index(target: Target) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from openmaas.core.contracts import Deployment, Snapshot
 from openmaas.core.errors import NotFound, Unavailable
@@ -14,6 +15,10 @@ from openmaas.core.settings import Settings
 from openmaas.gateway.endpoint import Endpoint
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+Asked: TypeAlias = tuple[str, str]
+"""A deployment as a caller names it, perhaps with an alias or a number, and a version by number or alias, or neither."""
 
 
 class Target:
@@ -142,21 +147,21 @@ class Router:
             links = random.sample(links, 2)
         return min(links, key=_load) if links else None
 
-    async def hold(self, target: Target, version: int | None, deadline: float) -> Link:
-        """Wait for a replica that is starting. The deployment is looked up anew: it may have moved on in the meantime."""
+    async def hold(self, asked: Asked, deadline: float) -> Link:
+        """Wait for a replica that is starting. What was asked for is looked up anew: it may have moved on in the meantime."""
         loop = asyncio.get_running_loop()
         until = min(deadline, loop.time() + self._settings.hold_timeout)
-        name = target.deployment.name
         while True:
-            current, _ = self.resolve(name, "" if version is None else str(version))
-            chosen = current.choose_version() if version is None else version
-            link = self.pick(current, chosen)
-            if link is not None:
-                return link
+            target, version = self.resolve(*asked)
+            for number in target.versions if version is None else (version,):
+                link = self.pick(target, number)
+                if link is not None:
+                    return link
             left = until - loop.time()
             if left <= 0:
+                wanted = "" if version is None else f" version {version}"
                 raise Unavailable(
-                    f"No replica of {name!r} version {chosen} is ready.",
+                    f"No replica of {target.deployment.name!r}{wanted} is ready.",
                     code="no_replica",
                     retry_after=1.0,
                     next_step="openmaas ps",

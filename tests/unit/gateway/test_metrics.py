@@ -1,0 +1,78 @@
+"""What a gateway counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from openmaas.core.contracts import Timing
+from openmaas.gateway.metrics import BUCKETS, Metrics
+from openmaas.replica.statistics import Statistics
+
+
+def read(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def sample(samples: Any, name: str, **labels: str) -> float:
+    return float(samples[name, frozenset(labels.items())])
+
+
+def test_requests_are_counted_by_route_deployment_and_status() -> None:
+    metrics = Metrics()
+    for status in (200, 200, 503):
+        metrics.observe("infer", "m", status, 0.003)
+    metrics.observe("ready", "", 200, 0.001)
+    samples = read(metrics.expose(7, []))
+    assert sample(samples, "openmaas_requests_total", route="infer", deployment="m", status="200") == 2
+    assert sample(samples, "openmaas_requests_total", route="infer", deployment="m", status="503") == 1
+    assert sample(samples, "openmaas_requests_total", route="ready", deployment="", status="200") == 1
+    assert sample(samples, "openmaas_requests_in_flight") == 7
+    assert sample(samples, "openmaas_request_duration_seconds_count", deployment="m") == 3
+    assert abs(sample(samples, "openmaas_request_duration_seconds_sum", deployment="m") - 0.009) < 1e-9
+
+
+def test_the_histogram_is_cumulative_and_whole() -> None:
+    metrics = Metrics()
+    for seconds in (0.0005, 0.0006, 0.05, 31.0, 1e9):
+        metrics.observe("infer", "m", 200, seconds)
+    samples = read(metrics.expose(0, []))
+    counts = [sample(samples, "openmaas_request_duration_seconds_bucket", deployment="m", le=str(bound)) for bound in BUCKETS]
+    assert counts == sorted(counts)
+    assert counts[0] == 1  # the bound itself belongs to its bucket
+    assert counts[1] == 2
+    assert counts[-1] == 3
+    assert sample(samples, "openmaas_request_duration_seconds_bucket", deployment="m", le="+Inf") == 5
+
+
+def test_what_replicas_count_is_told_with_their_names() -> None:
+    statistics = Statistics()
+    statistics.executed(3, 0.002)
+    statistics.answered(Timing(0.001, 0.0005, 0.002, 3), 0.004)
+    statistics.failed(0.1)
+    statistics.cancelled = 2
+    samples = read(Metrics().expose(0, [statistics.as_wire("m", 3) | {"replica": "m-1-0"}]))
+    labels = {"model": "m", "version": "3", "replica": "m-1-0"}
+    assert sample(samples, "openmaas_inference_request_success_total", **labels) == 1
+    assert sample(samples, "openmaas_inference_count_total", **labels) == 3
+    assert sample(samples, "openmaas_inference_exec_count_total", **labels) == 1
+    assert sample(samples, "openmaas_inference_queue_duration_us_total", **labels) == 1000
+    assert sample(samples, "openmaas_inference_compute_infer_duration_us_total", **labels) == 2000
+    assert sample(samples, "openmaas_inference_request_failure_total", reason="OTHER", **labels) == 1
+    assert sample(samples, "openmaas_inference_request_failure_total", reason="CANCELED", **labels) == 2
+
+
+def test_odd_names_do_not_break_the_text() -> None:
+    metrics = Metrics()
+    metrics.observe("infer", 'a"b\\c\nd', 200, 0.1)
+    samples = read(metrics.expose(0, []))
+    assert sample(samples, "openmaas_requests_total", route="infer", deployment='a"b\\c\nd', status="200") == 1
+
+
+def test_nothing_has_happened_yet() -> None:
+    assert read(Metrics().expose(0, [])) == {("openmaas_requests_in_flight", frozenset()): 0.0}
