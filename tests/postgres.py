@@ -25,11 +25,11 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def fresh_database(self, template: str = "template1") -> str:
-        """The URL of a new database, a copy of another by its URL or name."""
-        name, source = f"test_{uuid4().hex}", template.partition("@/")[2].partition("?")[0] or template
+    def fresh_database(self) -> str:
+        """The URL of a new, empty database."""
+        name = f"test_{uuid4().hex}"
         with psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {source}")
+            connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
 
 

@@ -98,7 +98,8 @@ class Parts:
         if folder.is_dir():
             return
         with full_disk():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
         sync_folder(self.folder)
 
 

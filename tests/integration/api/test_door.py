@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from openmaas.api import app as module
 from openmaas.api.bodies import StrictRoute
@@ -140,8 +141,10 @@ async def test_an_unexpected_failure_tells_a_code_and_nothing_else(
         raise RuntimeError(f"secret {key} in /root/place")
 
     monkeypatch.setattr(type(services.models), "list", fail)
-    async with client_of(app, **{"x-api-key": key, "x-request-id": "r-1"}) as client:
-        answer = await client.get("/api/v1/models")
+    with capture_logs() as logs:
+        async with client_of(app, **{"x-api-key": key, "x-request-id": "r-1"}) as client:
+            answer = await client.get("/api/v1/models")
+    assert [(log["event"], log["request_id"], log["exc_info"]) for log in logs] == [("request failed", "r-1", True)]
     assert answer.status_code == 500
     assert answer.json() == {
         "error": "Something went wrong inside control; its log says more.", "code": "internal", "request_id": "r-1",

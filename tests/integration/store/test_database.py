@@ -45,13 +45,13 @@ def test_a_database_that_is_up_to_date_opens_without_alembic(settings: Settings)
     subprocess.run([sys.executable, "-c", code, settings.home, settings.database_url], check=True, timeout=30)
 
 
-def test_a_database_of_a_newer_program_is_refused(settings: Settings) -> None:
-    database = open_database(settings)
+def test_a_database_of_a_newer_program_is_refused(empty_settings: Settings) -> None:
+    database = open_database(empty_settings)
     with database.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     database.close()
     with pytest.raises(Refused) as refused:
-        open_database(settings)
+        open_database(empty_settings)
     assert refused.value.code == "database_version"
 
 
