@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 
 import typer
@@ -38,7 +39,7 @@ def build_app(only: str | None = None) -> typer.Typer:
         for name, file in commands.items():
             if only in (None, name):
                 command = getattr(import_module(f"openmaas.cli.{file}"), name)
-                app.command(name, rich_help_panel=panel)(command)
+                app.command(name, help=_(inspect.cleandoc(command.__doc__)), rich_help_panel=panel)(command)
     return app
 
 

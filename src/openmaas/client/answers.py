@@ -90,7 +90,7 @@ def wrap_failure(error: Exception, request: Request, server: Server) -> OpenMaaS
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What a library raised its own error from."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    """What a library raised its own error from, or wrapped in it."""
+    while inner := error.__cause__ or next((part for part in error.args if isinstance(part, BaseException)), None):
+        error = inner
     return error
