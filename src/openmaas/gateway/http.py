@@ -79,9 +79,8 @@ class Request:
         """Send the one answer; a second is dropped. headers: whole lines, each with its line break."""
         if not self.answered:
             self.answered = True
-            self.on_part = self.on_gone = self.on_late = self.state = (
-                None  # no circles: it is freed when the door lets go of it
-            )
+            # No circles (an error's traceback holds the request, too): it is freed when the door lets go of it.
+            self.on_part = self.on_gone = self.on_late = self.state = self.error = None
             self._connection.respond(self, status, headers, body)
 
 
