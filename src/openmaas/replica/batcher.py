@@ -318,9 +318,11 @@ class Batcher:
         return _split(self._call(joined, rows, outcome), [work.rows for work in works], rows)
 
     def _run_in_slices(self, work: Work, outcome: _Outcome) -> Tensors:
-        """A request with more rows than a batch may have."""
+        """A request with more rows than a batch may have. It is given up between two calls when nobody needs it any more."""
         parts: list[Tensors] = []
         for start in range(0, work.rows, self._max_batch):
+            if work.cancelled or work.deadline <= time.monotonic():
+                raise _late()
             piece = {name: array[start : start + self._max_batch] for name, array in work.inputs.items()}
             rows = min(self._max_batch, work.rows - start)
             parts += _split(self._call(piece, rows, outcome), [rows], rows)
@@ -374,7 +376,7 @@ def _head_arrived(group: _Group) -> float:
 
 def _late() -> DeadlineExceeded:
     return DeadlineExceeded(
-        "The request's time was over before the model came to it.",
+        "The request's time was over before the model was through with it.",
         next_step="Allow it more time, or deploy with more --replicas.",
     )
 

@@ -212,7 +212,12 @@ class Plane:
     def start_gateway(self, *, ready: bool = True) -> None:
         with (self.folder / "gateway.log").open("ab") as log:
             self.gateway = subprocess.Popen([sys.executable, "-c", _GATEWAY], stderr=log, env=self.environment)
-        wait_until(lambda: self.answers("/v2/health/ready" if ready else "/v2/health/live"), what=f"gateway: {self.log}")
+        path = "/v2/health/ready" if ready else "/v2/health/live"
+        wait_until(lambda: self.gateway_exited() or self.answers(path), what="gateway")
+        assert not self.gateway_exited(), self.log
+
+    def gateway_exited(self) -> bool:
+        return self.gateway is not None and self.gateway.poll() is not None
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, headers=self.headers, timeout=5, trust_env=False)

@@ -505,6 +505,25 @@ async def test_work_that_came_too_late_is_refused_by_its_own_error(make: Make) -
     assert batcher.queued == 0
 
 
+async def test_a_large_request_is_given_up_between_its_slices(threaded: Any) -> None:
+    batcher, engine = threaded(max_batch=2)
+    engine.delay = 0.02
+    late, left = Request([[1.0]] * 200, timeout=0.1), Request([[2.0]] * 200)
+    batcher.submit(late)
+    batcher.submit(left)
+    assert isinstance(await late.result(), DeadlineExceeded)
+    assert 2 <= len(engine.calls) <= 20
+    before = len(engine.calls)
+    while len(engine.calls) < before + 2:
+        await asyncio.sleep(0.005)
+    batcher.cancel(left)
+    small = Request([[3.0]])
+    batcher.submit(small)
+    assert await small.result() == [[6]]
+    assert len(engine.calls) < before + 20
+    assert not left.ends
+
+
 # ── full, closing ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
