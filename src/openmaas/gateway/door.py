@@ -92,6 +92,8 @@ class Door:
         # Ids count up behind a random prefix: unique over restarts and gateways, and cheap.
         self._prefix = secrets.token_hex(8)
         self._count = 0
+        self._refused = 0  # since the last line about it
+        self._tell_from = 0.0
 
     # what the connections call
 
@@ -242,18 +244,33 @@ class Door:
         seconds = self._loop.time() - exchange.request.started
         route = exchange.route
         self._metrics.observe(route.name if route is not None else "unknown", exchange.deployment, status, seconds)
-        if status >= 500 or self._settings.access_log:
-            level = self._log.warning if status >= 500 else self._log.info
-            request = exchange.request
-            path = request.target[:200].decode("latin-1")
-            level(
-                "request",
-                request_id=exchange.request_id,
-                method=request.method,
-                path=path,
-                status=status,
-                ms=round(seconds * 1e3, 2),
-            )
+        failed = status >= 500 and not (route is not None and route.open)  # not ready yet is an answer, not a failure
+        if self._settings.access_log or (failed and (status != 503 or self._may_tell())):
+            self._log_request(exchange.request, exchange.request_id, status, seconds)
+
+    def _may_tell(self) -> bool:
+        """Refusals for want of room come by the thousand, and a line costs as much as many of them: one a second is told."""
+        self._refused += 1
+        if self._loop.time() < self._tell_from:
+            return False
+        self._tell_from = self._loop.time() + 1.0
+        return True
+
+    def _log_request(self, request: Request, request_id: str, status: int, seconds: float) -> None:
+        level = self._log.warning if status >= 500 else self._log.info
+        path = request.target[:200].decode("latin-1")
+        more: dict[str, int] = {}
+        if status == 503:
+            more, self._refused = {"refused": self._refused}, 0
+        level(
+            "request",
+            request_id=request_id,
+            method=request.method,
+            path=path,
+            status=status,
+            ms=round(seconds * 1e3, 2),
+            **more,
+        )
 
 
 class _WrongMethod(OpenMaaSError):

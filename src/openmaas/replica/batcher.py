@@ -127,8 +127,8 @@ class Batcher:
         """Seconds that the running engine call has taken so far; 0 when none runs."""
         return time.monotonic() - self._started if self._running else 0.0
 
-    def submit(self, work: Work) -> None:
-        """Queue one piece of work. Raises Unavailable at once when the queue is full or the replica is closing."""
+    def check_room(self) -> None:
+        """Raise Unavailable when the queue is full or the replica is closing: before a request is even read."""
         if self._closed:
             raise Unavailable("The replica is stopping.", code="stopping", retry_after=1.0)
         # What a free engine takes in a moment does not count as waiting.
@@ -140,6 +140,10 @@ class Batcher:
                 retry_after=self._seconds_to_clear(),
                 next_step="Try again later, or deploy with more --replicas.",
             )
+
+    def submit(self, work: Work) -> None:
+        """Queue one piece of work. Raises Unavailable at once when there is no room."""
+        self.check_room()
         group = self._groups.get(work.key)
         if group is None:
             group = self._groups[work.key] = _Group()

@@ -56,6 +56,7 @@ class ReplicaServer:
         """Start one call; it ends by itself, now or later. Raises the error that ends it at once."""
         head = _decode_call(call.header)
         if head.operation in ("infer", "v1_predict"):
+            self.batcher.check_room()
             if len(call.payload) < (_LARGE_CODED if head.content_encoding else _LARGE):
                 self._submit(self._decoded(call, head))
             else:
