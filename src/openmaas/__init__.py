@@ -1,9 +1,11 @@
 """OpenMaaS: Model-as-a-Service on your own machines.
 
-    client = openmaas.Client()
-    client.push(estimator, name="digits", sample=X)
-    client.deploy("digits")
-    client.predict("digits", X[:3])
+```python
+client = openmaas.Client()
+client.push(estimator, name="digits", sample=X)
+client.deploy("digits")
+client.predict("digits", X[:3])
+```
 """
 
 from __future__ import annotations

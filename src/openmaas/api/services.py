@@ -64,6 +64,7 @@ def build_services(settings: Settings, database: Database, fleet: Fleet, changed
     blobs, parts = open_blobs(settings), Parts(settings)
     approvals = ApprovalService(database)
     uploads = UploadService(settings, database, blobs, parts)
+    deployments = DeploymentService(database, fleet, changed, settings.home_path / "logs" / "deployments")
     return Services(
         settings=settings,
         models=ModelService(database, changed),
@@ -74,7 +75,7 @@ def build_services(settings: Settings, database: Database, fleet: Fleet, changed
         approvals=approvals,
         garbage=GarbageService(settings, database, blobs, parts),
         keys=KeyService(settings, database, changed),
-        deployments=DeploymentService(database, fleet, changed, settings.home_path / "logs" / "deployments"),
-        status=StatusService(settings, database, fleet),
-        doctor=DoctorService(settings, database, blobs, fleet),
+        deployments=deployments,
+        status=StatusService(settings, database, fleet, deployments),
+        doctor=DoctorService(settings, database, blobs, fleet, deployments),
     )

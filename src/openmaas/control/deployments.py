@@ -72,6 +72,13 @@ class DeploymentService:
                 found, limit, total, lambda row: row.name, lambda shown: [self._view(session, row) for row in shown]
             )
 
+    def states(self, *, project: str = DEFAULT_PROJECT) -> dict[str, str]:
+        """The state of each deployment that is not stopped, by name, as it is now and not only as it was written."""
+        rows = select(DeploymentRow).where(DeploymentRow.project == project, DeploymentRow.state != "stopped")
+        with self._database.read() as session:
+            found = session.scalars(rows.order_by(DeploymentRow.name)).all()
+            return {row.name: self._view(session, row).state for row in found}
+
     def get(self, name: str, *, project: str = DEFAULT_PROJECT) -> DeploymentInfo:
         """A stopped deployment too. Raises NotFound."""
         with self._database.read() as session:

@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from sqlalchemy import func, select, text
 
 from openmaas import __version__
+from openmaas.control.deployments import DeploymentService
 from openmaas.control.keys import admin_key_path, good_keys
 from openmaas.control.observed import Fleet
 from openmaas.core.errors import OpenMaaSError
@@ -25,7 +26,7 @@ from openmaas.core.resources import Finding
 from openmaas.core.settings import Settings
 from openmaas.store.blobs import BlobStore
 from openmaas.store.database import Database, journal_mode
-from openmaas.store.tables import BlobRow, DeploymentRow
+from openmaas.store.tables import BlobRow
 
 _SPACE = 2**30
 _OPEN_FILES = 4096
@@ -36,11 +37,14 @@ _BLOB_BYTES = 256 * 2**20  # read in one go
 class DoctorService:
     """Looks at everything once, on demand. Each check ends with a finding, whatever goes wrong in it."""
 
-    def __init__(self, settings: Settings, database: Database, blobs: BlobStore, fleet: Fleet) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, blobs: BlobStore, fleet: Fleet, deployments: DeploymentService
+    ) -> None:
         self._settings = settings
         self._database = database
         self._blobs = blobs
         self._fleet = fleet
+        self._deployments = deployments
 
     def examine(self) -> list[Finding]:
         checks = {
@@ -54,7 +58,7 @@ class DoctorService:
             "blobs": self._stored,
             "engines": self._engines,
             "open files": self._open_files,
-            "deployments": self._deployments,
+            "deployments": self._failed,
         }
         findings = []
         for name, check in checks.items():
@@ -193,11 +197,8 @@ class DoctorService:
             next_step=f"ulimit -n {_OPEN_FILES} before openmaas up",
         )
 
-    def _deployments(self, check: str) -> Finding:
-        with self._database.read() as session:
-            failed = session.scalars(
-                select(DeploymentRow.name).where(DeploymentRow.state == "failed").order_by(DeploymentRow.name).limit(10)
-            ).all()
+    def _failed(self, check: str) -> Finding:
+        failed = [name for name, state in self._deployments.states().items() if state == "failed"][:10]
         if not failed:
             return Finding(check=check, ok=True, message="None has failed.")
         return Finding(check=check, ok=False, message=f"Failed: {', '.join(failed)}.", next_step=f"openmaas logs {failed[0]}")

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select, text
+from collections import Counter
+
+from sqlalchemy import text
 
 from openmaas import __version__
+from openmaas.control.deployments import DeploymentService
 from openmaas.control.observed import Fleet
 from openmaas.core.names import DEFAULT_PROJECT
 from openmaas.core.resources import ProcessInfo, ServerStatus
 from openmaas.core.settings import Settings
 from openmaas.store.database import Database
-from openmaas.store.tables import DeploymentRow
 
 
 class StatusService:
     """Tells the state of the server."""
 
-    def __init__(self, settings: Settings, database: Database, fleet: Fleet) -> None:
+    def __init__(self, settings: Settings, database: Database, fleet: Fleet, deployments: DeploymentService) -> None:
         self._settings = settings
         self._database = database
         self._fleet = fleet
+        self._deployments = deployments
 
     def get(self, *, project: str = DEFAULT_PROJECT) -> ServerStatus:
         settings = self._settings
@@ -41,15 +44,10 @@ class StatusService:
                 )
                 for process in self._fleet.processes
             ],
-            deployments=self._deployments(project),
+            deployments=dict(Counter(self._deployments.states(project=project).values())),
         )
 
     def check(self) -> None:
         """Raises Unavailable when the database does not answer."""
         with self._database.read() as session:
             session.execute(text("SELECT 1"))
-
-    def _deployments(self, project: str) -> dict[str, int]:
-        query = select(DeploymentRow.state, func.count()).where(DeploymentRow.project == project)
-        with self._database.read() as session:
-            return {str(state): count for state, count in session.execute(query.group_by(DeploymentRow.state))}
