@@ -18,7 +18,7 @@ from openmaas.core.errors import InvalidInput, Refused
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,16 +47,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "info"
     )
     access_log: Annotated[bool, Meta(description="Log every request at the gateway, not only those that failed.")] = False
-    max_body: Annotated[Positive, Meta(description="Largest request body of a prediction, also after decompression.")] = (
-        64 * 2**20
-    )
+    max_body: Annotated[
+        int, Meta(ge=1, le=240 * 2**20, description="Largest request body of a prediction, also after decompression.")
+    ] = 64 * 2**20
     max_in_flight: Annotated[Positive, Meta(description="Requests that one gateway holds at once; beyond it 503.")] = 4096
     max_in_flight_bytes: Annotated[
         Positive, Meta(description="Request bodies that one gateway holds at once; beyond it 503.")
     ] = 512 * 2**20
     body_timeout: Annotated[Seconds, Meta(description="Seconds that a client has to send a head, or a body may drip.")] = 12.0
     hold_timeout: Annotated[
-        float, Meta(ge=0, description="Seconds that a request waits for a replica that is (re)starting, before 503.")
+        float, Meta(ge=0, le=86400, description="Seconds that a request waits for a replica that is (re)starting, before 503.")
     ] = 5.0
     drain_timeout: Annotated[Seconds, Meta(description="Seconds that requests in flight have to end when a process stops.")] = (
         30.0

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from openmaas.core.errors import InvalidInput, Refused
+from openmaas.core.link import MAX_FRAME
 from openmaas.core.settings import Settings, load_settings, prepare_runtime, variable
 
 
@@ -49,6 +50,10 @@ def test_an_empty_variable_is_not_set() -> None:
         ("body_timeout", "-1"),
         ("body_timeout", "nan"),
         ("body_timeout", "soon"),
+        ("body_timeout", "inf"),
+        ("drain_timeout", "1e9"),
+        ("hold_timeout", "inf"),
+        ("max_body", "1000000000"),
         ("hold_timeout", "-0.1"),
         ("hold_timeout", "nan"),
         ("chunk_size", "1"),
@@ -70,6 +75,12 @@ def test_every_setting_has_help_and_a_default_that_it_would_accept(field: Any) -
     meta = [part for part in field.type.__metadata__ if part.description]
     assert meta, field.name
     assert msgspec.convert(field.default, field.type) == field.default
+
+
+def test_the_largest_body_fits_into_a_frame() -> None:
+    """Else one large request would break the connection that all requests to its replica share."""
+    largest = next(field for field in msgspec.structs.fields(Settings) if field.name == "max_body").type.__metadata__[0].le
+    assert largest + 2**20 < MAX_FRAME
 
 
 def test_two_homes_have_two_folders_for_sockets() -> None:
