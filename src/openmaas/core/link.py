@@ -4,8 +4,8 @@ A frame is a fixed head, a msgpack header and a raw payload, many calls in fligh
 
     u32 length of what follows │ u8 kind │ u32 header length │ u64 call id │ header │ payload         (little-endian)
 
-A call ends exactly once: with an answer, an end (after chunks) or an error. The frames of one event-loop turn are written
-together. Nothing that arrives is ever executed or unpickled. What is too large is refused before it is sent; a frame that
+A call ends exactly once: with an answer, an end (after chunks) or an error. Frames of one event-loop turn are written
+a few at a time. Nothing that arrives is ever executed or unpickled. What is too large is refused before it is sent; a frame that
 comes over the size limit closes the connection.
 """
 
@@ -38,6 +38,7 @@ DRAIN: Final = 9
 _HEAD = struct.Struct("<IBIQ")
 _AFTER_LENGTH = _HEAD.size - 4
 _ENDS = (ANSWER, PONG)
+_FLUSH_AT = 8  # frames; waiting for more makes the two ends take turns instead of working side by side
 _COPY_BELOW = 64 * 1024  # joining smaller payloads to their frame costs less than another system call
 MAX_FRAME: Final = 256 * 1024 * 1024
 _encode = msgspec.msgpack.Encoder().encode
@@ -62,7 +63,7 @@ class _Peer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        self._transport.set_write_buffer_limits(high=8 * 1024 * 1024)
+        self._transport.set_write_buffer_limits(high=0)  # a write goes out at once, not when the loop's turn is over
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -103,7 +104,7 @@ class _Peer(asyncio.Protocol):
     # our side
 
     def send(self, kind: int, call_id: int, header: bytes = b"", payload: bytes = b"") -> None:
-        """Queue one frame; it is written with all others of this event-loop turn."""
+        """Queue one frame; it is written with its neighbours, at the latest when this event-loop turn is over."""
         if self.closed:
             return
         outgoing = self._outgoing
@@ -115,6 +116,8 @@ class _Peer(asyncio.Protocol):
         else:
             outgoing.append(head + header)
             outgoing.append(payload)
+        if len(outgoing) >= _FLUSH_AT:
+            self._flush()
 
     def check_size(self, header: bytes, payload: bytes) -> None:
         """Raise TooLarge for what the other end would close the connection over, and every call on it with it."""
@@ -128,7 +131,7 @@ class _Peer(asyncio.Protocol):
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
-        if self._transport is not None and not self.closed:
+        if outgoing and self._transport is not None and not self.closed:
             self._transport.writelines(outgoing)
 
     async def writable(self) -> None:

@@ -123,6 +123,8 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        # Each answer goes out at once: a client that has its own works on while the others' are written.
+        self._transport.set_write_buffer_limits(high=0)
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
