@@ -4,9 +4,9 @@ A frame is a fixed head, a msgpack header and a raw payload, many calls in fligh
 
     u32 length of what follows │ u8 kind │ u32 header length │ u64 call id │ header │ payload         (little-endian)
 
-A call ends exactly once: with an answer, an end (after chunks) or an error. Frames of one event-loop turn are written
-a few at a time. Nothing that arrives is ever executed or unpickled. What is too large is refused before it is sent; a frame that
-comes over the size limit closes the connection.
+A call ends exactly once: with an answer, an end (after chunks) or an error. Frames of one event-loop turn are written a few at a
+time. Nothing that arrives is ever executed or unpickled. What is too large is refused before it is sent; a frame that comes over
+the size limit closes the connection.
 """
 
 from __future__ import annotations
