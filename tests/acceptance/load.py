@@ -50,6 +50,8 @@ class Load:
         self._stop.set()
         self._thread.join(90)
         assert not self._thread.is_alive(), "a request has no end"
+        slowest = max((outcome.seconds for outcome in self.outcomes), default=0.0)
+        print(f"{self._url}: {len(self.outcomes)} requests, by status {dict(self.statuses())}, slowest {slowest:.2f} s")
 
     def statuses(self) -> Counter[int]:
         return Counter(outcome.status for outcome in self.outcomes)
