@@ -139,8 +139,8 @@ async def test_one_request_gets_its_answer_and_its_timing(make: Make) -> None:
     assert await request.result() == [[2, 4], [6, 8]]
     assert request.timing is not None
     assert request.timing.rows == 2
-    assert 0.01 <= request.timing.model < 0.5
-    assert 0 <= request.timing.queue < 0.5
+    assert 0.01 <= request.timing.model < 5
+    assert 0 <= request.timing.queue < 5
 
 
 async def test_what_comes_in_one_turn_shares_a_batch(make: Make) -> None:
@@ -235,10 +235,11 @@ async def test_inputs_in_another_order_still_get_their_own_answers(make: Make) -
 
 async def test_max_wait_holds_a_request_for_batch_mates(make: Make) -> None:
     engine = Engine()
-    batcher = make(engine, max_wait=0.05)
+    batcher = make(engine, max_wait=0.2)
     one, two = Request([[1]]), Request([[2]])
     batcher.submit(one)
-    await asyncio.sleep(0.02)
+    for _ in range(5):
+        await asyncio.sleep(0)
     assert engine.calls == []
     batcher.submit(two)
     assert await one.result() == [[2]]
@@ -592,8 +593,10 @@ async def test_short_calls_leave_the_thread_and_long_ones_go_back_to_it() -> Non
 
     await call([[1]])
     assert threads[-1].startswith("engine")  # unknown at first
-    for _ in range(60):
+    for _ in range(3000):  # enough also where the machine is busy with other things
         await call([[1]])
+        if threads[-1] == "MainThread":
+            break
     assert threads[-1] == "MainThread"
     await call([[1.0]] * 9)
     assert threads[-1].startswith("engine")  # more rows than a batch: many calls in a row
