@@ -4,9 +4,9 @@ A frame is a fixed head, a msgpack header and a raw payload, many calls in fligh
 
     u32 length of what follows │ u8 kind │ u32 header length │ u64 call id │ header │ payload         (little-endian)
 
-A call ends exactly once: with an answer, an end (after chunks) or an error. Frames of one event-loop turn are written a few at a
-time. Nothing that arrives is ever executed or unpickled. What is too large is refused before it is sent; a frame that comes over
-the size limit closes the connection.
+A call ends exactly once: with an answer, an end (after chunks) or an error. Frames of one event-loop turn are written a few at
+a time. Nothing that arrives is ever executed or unpickled. What is too large is refused before it is sent; a frame that comes
+over the size limit closes the connection.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ class _Peer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        self._transport.set_write_buffer_limits(high=0)  # a write goes out at once, not when the loop's turn is over
+        # A write goes out at once, not when the loop's turn is over. (Under TLS a limit of nothing would be passed, and writing
+        # paused, before anything was written.)
+        if transport.get_extra_info("sslcontext") is None:
+            self._transport.set_write_buffer_limits(high=0)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True

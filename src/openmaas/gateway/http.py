@@ -123,8 +123,10 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        # Each answer goes out at once: a client that has its own works on while the others' are written.
-        self._transport.set_write_buffer_limits(high=0)
+        # Each answer goes out at once: a client that has its own works on while the others' are written. (Under TLS a limit of
+        # nothing would be passed, and writing paused, before anything was written.)
+        if transport.get_extra_info("sslcontext") is None:
+            self._transport.set_write_buffer_limits(high=0)
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -397,8 +399,8 @@ class HttpConnection(asyncio.Protocol):
         self._closing = True
         if self._transport is not None:
             self._transport.close()
-            if self._transport.get_write_buffer_size():
-                self._watch_reader(self._server.body_timeout)
+            # Also under TLS, whose farewell an idle client may never return.
+            self._watch_reader(self._server.body_timeout if self._transport.get_write_buffer_size() else _LINGER)
 
 
 class _Stop(Exception):

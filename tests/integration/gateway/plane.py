@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -193,13 +194,14 @@ class Plane:
         self.environment |= {variable(name): str(value) for name, value in values.items()}
         (self.folder / "run").mkdir(mode=0o700)
         self.gateway: subprocess.Popen[bytes] | None = None
+        self.trust: ssl.SSLContext | None = None
         self.control = FakeControl(f"unix:{self.folder / 'run' / 'control.sock'}")
         if control:
             self.control.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.trust is None else 'https'}://127.0.0.1:{self.port}"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -220,7 +222,7 @@ class Plane:
         return self.gateway is not None and self.gateway.poll() is not None
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, headers=self.headers, timeout=5, trust_env=False)
+        return httpx.get(self.url + path, headers=self.headers, timeout=5, trust_env=False, verify=self.trust or True)
 
     def infer(self, *rows: list[float], name: str = "m", **headers: str) -> httpx.Response:
         """A prediction over one new connection."""
@@ -230,6 +232,7 @@ class Plane:
             headers=self.headers | {name.replace("_", "-"): value for name, value in headers.items()},
             timeout=20,
             trust_env=False,
+            verify=self.trust or True,
         )
 
     def replica_counts(self, name: str = "m") -> dict[str, dict[str, Any]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import struct
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -594,6 +596,37 @@ async def test_the_socket_is_for_this_user_alone_and_goes_with_the_server(addres
 async def test_a_socket_path_that_the_system_cannot_hold_is_refused_with_the_setting(address: str) -> None:
     with pytest.raises(TooLarge, match="OPENMAAS_RUNTIME_DIR"):
         await LinkServer(echo).listen("unix:/tmp/" + "x" * 100)
+
+
+async def test_the_link_runs_over_tls(unused_tcp_port: int, tmp_path: Path) -> None:
+    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=a", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    tasks = []
+
+    async def produce(call: IncomingCall) -> None:
+        for n in range(20):
+            await call.chunk(bytes([n]) * 100_000)
+        call.end()
+
+    def handler(call: IncomingCall) -> None:
+        if call.header == b"stream":
+            tasks.append(asyncio.create_task(produce(call)))
+        else:
+            echo(call)
+
+    server = LinkServer(handler)
+    await server.listen(f"tcp:127.0.0.1:{unused_tcp_port}", tls=context)
+    link = await connect(f"tcp:127.0.0.1:{unused_tcp_port}", tls=ssl.create_default_context(cafile=certificate))
+    assert await link.call(b"h", bytes(3_000_000)) == (b"h", bytes(3_000_000))
+    assert [chunk[0] async for chunk in link.stream(b"stream")] == list(range(20))
+    assert await asyncio.gather(*(link.call(b"%d" % n) for n in range(100))) == [(b"%d" % n, b"") for n in range(100)]
+    link.abort()
+    server.close()
+    await asyncio.sleep(0.05)
 
 
 async def test_the_link_runs_over_tcp(unused_tcp_port: int) -> None:
