@@ -37,7 +37,11 @@ def start() -> Iterator[Start]:
 
 
 def log_of(replica: ReplicaProcess) -> list[Any]:
-    return [json.loads(line) for line in replica._log.read_text().splitlines()]
+    text = replica._log.read_text()
+    try:
+        return [json.loads(line) for line in text.splitlines()]
+    except ValueError:
+        raise AssertionError(text) from None
 
 
 @pytest.fixture
