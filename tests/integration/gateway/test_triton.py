@@ -155,13 +155,13 @@ def test_statistics_count_requests_and_rows(client: Any) -> None:
     assert after["inference_stats"]["compute_infer"]["ns"] > before["inference_stats"]["compute_infer"]["ns"]
     assert after["last_inference"] >= before["last_inference"]
     everything = client.get_inference_statistics()["model_stats"]
-    assert {entry["name"] for entry in everything} == {"m", "words", "slow", "odd"}
+    assert {entry["name"] for entry in everything} == {"m", "words", "slow", "stuck", "odd"}
 
 
 def test_the_repository(client: Any) -> None:
     index = client.get_model_repository_index()
     assert {"name": "words", "version": "3", "state": "READY", "reason": ""} in index
-    assert len(index) == 4
+    assert len(index) == 5
     client.load_model("m")  # it runs already
     with pytest.raises(InferenceServerException, match="decided at control"):
         client.unload_model("m")

@@ -36,14 +36,6 @@ def start() -> Iterator[Start]:
     plane.close()
 
 
-def log_of(replica: ReplicaProcess) -> list[Any]:
-    text = replica._log.read_text()
-    try:
-        return [json.loads(line) for line in text.splitlines()]
-    except ValueError:
-        raise AssertionError(text) from None
-
-
 @pytest.fixture
 async def reach() -> AsyncIterator[Reach]:
     """Connect as soon as a replica listens."""
@@ -126,7 +118,7 @@ async def test_a_killed_one_s_socket_is_taken_over_by_the_next(start: Start, rea
 def cause_of(replica: ReplicaProcess) -> Any:
     """The cause on the last line of stderr of a replica that gave up."""
     assert replica.process.wait(20) == DO_NOT_RETRY
-    return log_of(replica)[-1]["openmaas_cause"]
+    return json.loads(replica._log.read_text().splitlines()[-1])["openmaas_cause"]
 
 
 def test_a_model_that_cannot_be_loaded_says_so_on_its_last_line(start: Start) -> None:
