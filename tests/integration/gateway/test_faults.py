@@ -124,7 +124,7 @@ def test_a_long_request_ends_at_the_replica_that_drains(make_plane: Make) -> Non
     plane.replica("v2", version=2, options=DOUBLE)
     with ThreadPoolExecutor(1) as pool:
         long = pool.submit(plane.infer, [1, 2])
-        time.sleep(0.3)
+        wait_until(lambda: plane.sample("openmaas_requests_in_flight") == 1)
         plane.replicas["v1"].signal(signal.SIGTERM)
         time.sleep(0.1)
         plane.deploy("m", "v2")
