@@ -64,7 +64,8 @@ class Process(asyncio.SubprocessProtocol):
     def terminate(self) -> None:
         """Ask it to drain and stop."""
         if self._running:
-            os.kill(self.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it ended, and the loop has not heard of it yet
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """End it now, and whatever it started; a stopped process ends too."""
