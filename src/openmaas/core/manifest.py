@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from openmaas.core.errors import InvalidInput
+from openmaas.core.processing import Padding, Processing
 from openmaas.core.types import Signature
 
 
@@ -23,14 +24,51 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     sha256: str
 
 
+class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One form of the model among its files that an engine can load: all of a version's artifacts give the same answers.
+
+    kind: onnx, openvino, torchscript, torch-export, keras, tflite, saved-model, skops, pickle, xgboost, lightgbm, function,
+    dummy … entry: the file that is loaded. options: what loading it needs besides (layout, an approved digest …).
+    """
+
+    kind: str
+    entry: str
+    options: dict[str, Any] = {}
+
+
+class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run a version: which engine loads which artifact, and how.
+
+    precision: empty as the file has it; bf16, f16 or int8 where the engine computes with less. threads: 0 is its share.
+    options: the engine's own, as {"compile": true}.
+    """
+
+    engine: str
+    artifact: Artifact
+    precision: str = ""
+    threads: int = 0
+    options: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        """As people write it after --engine: onnxruntime, openvino:bf16."""
+        return ":".join(filter(None, (self.engine, self.precision, *sorted(map(str, self.options)))))
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """How far apart two engines' answers were at one batch size; `output` is the one that differed most."""
+    """How far apart two engines' answers were at one batch size; `output` is the one that differed most.
+
+    cosine: the least of any row, None where no output has rows of two numbers or more. top1: share of rows whose largest
+    value is at the same place.
+    """
 
     batch: int
     output: str
     max_abs_diff: float
     max_rel_diff: float
     labels_equal: bool = True
+    cosine: float | None = None
+    top1: float | None = None
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,22 +94,38 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The immutable description of a version.
 
-    format: what the pushed files are (onnx, sklearn, dummy …). engine: what runs them. entry: the file that the engine loads.
+    format: what the pushed files are (onnx, sklearn, dummy …). engine: what runs them unless a measurement found a faster one;
+    empty where nothing here can, and it must be converted first. entry: the file that the engine loads.
+    artifacts: every form that some engine can load, the one that `engine` loads first.
     batchable: requests may share a batch along axis 0; `batching` says how that is known, or why not.
+    padding: rows of different lengths may share one when they are padded. processing: before and after the engine.
+    sample: the .npz among the files with engine inputs by name, and `expected/NAME` with the source's answers to them.
     options: what the engine needs besides (labels, the dummy's behaviour …). notes: what a person should be told.
     """
 
-    schema: int = 1
+    schema: int = 2
     format: str
     engine: str
     entry: str
+    artifacts: tuple[Artifact, ...] = ()
     signature: Signature
     files: tuple[FileEntry, ...]
     batchable: bool = False
     batching: str = ""
+    padding: Padding | None = None
+    processing: Processing | None = None
+    sample: str | None = None
     parity: Parity | None = None
     options: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
+
+    @property
+    def choice(self) -> EngineChoice:
+        """How the version runs where nothing was measured: as it was proved when it was pushed."""
+        artifact = next((artifact for artifact in self.artifacts if artifact.entry == self.entry), None)
+        return EngineChoice(
+            engine=self.engine, artifact=artifact or Artifact(kind=self.format, entry=self.entry, options=self.options)
+        )
 
     def canonical(self) -> bytes:
         return msgspec.json.encode(self, order="deterministic")

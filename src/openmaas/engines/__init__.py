@@ -5,9 +5,23 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from openmaas.core.errors import NotFound
+from openmaas.core.manifest import EngineChoice, Manifest
 from openmaas.engines.base import Engine, EngineSpec, Tensor, Tensors
 
-__all__ = ["Engine", "EngineSpec", "Tensor", "Tensors", "create_engine"]
+__all__ = ["Engine", "EngineSpec", "Tensor", "Tensors", "create_engine", "engine_choices"]
+
+
+def engine_choices(manifest: Manifest) -> list[EngineChoice]:
+    """Every way in which an installed engine could run a version here; the manifest's own choice first."""
+    own = manifest.choice
+    engines = sorted(entry_points(group="openmaas.engines"), key=lambda entry: entry.name)
+    found = [
+        choice
+        for artifact in manifest.artifacts or (own.artifact,)
+        for entry in engines
+        for choice in entry.load().choices(artifact, manifest)
+    ]
+    return [own, *(choice for choice in found if choice != own)] if own.engine else found
 
 
 def create_engine(name: str) -> Engine:

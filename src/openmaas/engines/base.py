@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from openmaas.core.manifest import Manifest
+from openmaas.core.manifest import Artifact, EngineChoice, Manifest
 
 Tensor: TypeAlias = NDArray[np.generic]
 Tensors: TypeAlias = dict[str, Tensor]
@@ -19,18 +20,44 @@ Tensors: TypeAlias = dict[str, Tensor]
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine is given: the folder with the version's files (read-only, digests checked) and its share of threads."""
+    """What an engine is given: the folder with the version's files (read-only, digests checked), which of them to load and how,
+    and its share of threads. choice: None for the manifest's own."""
 
     folder: Path
     manifest: Manifest
     threads: int = 1
+    choice: EngineChoice | None = None
+
+    @property
+    def chosen(self) -> EngineChoice:
+        return self.choice or self.manifest.choice
+
+    @property
+    def entry(self) -> Path:
+        """The file to load."""
+        return self.folder / self.chosen.artifact.entry
 
 
 class Engine(ABC):
     """Runs one version. Heavy libraries are imported in `load`, never at the top of an engine's file.
 
+    name: of its entry point. kinds: of artifacts that it loads. library: the module without which it cannot.
     All methods but `load` may be called from a worker thread, one at a time.
     """
+
+    name: ClassVar[str] = ""
+    kinds: ClassVar[frozenset[str]] = frozenset()
+    library: ClassVar[str] = ""
+
+    @classmethod
+    def choices(cls, artifact: Artifact, manifest: Manifest) -> tuple[EngineChoice, ...]:
+        """The ways in which this engine could run an artifact on this machine, the plainest first; empty when it cannot.
+
+        Loads nothing heavy. Whether each gives the right answers, and how fast, is for a measurement to say.
+        """
+        if artifact.kind not in cls.kinds or (cls.library and find_spec(cls.library) is None):
+            return ()
+        return (EngineChoice(engine=cls.name, artifact=artifact),)
 
     @abstractmethod
     def load(self, spec: EngineSpec) -> None:

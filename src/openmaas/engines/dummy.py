@@ -25,6 +25,9 @@ from openmaas.engines.base import Engine, EngineSpec, Tensors
 
 
 class DummyEngine(Engine):
+    name = "dummy"
+    kinds = frozenset({"dummy"})
+
     def __init__(self) -> None:
         self._options: dict[str, Any] = {}
         self._outputs: tuple[str, ...] = ()

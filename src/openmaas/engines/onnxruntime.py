@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from openmaas.core.errors import EngineFailed
-from openmaas.core.onnx_session import OnnxSession
 from openmaas.engines.base import Engine, EngineSpec, Tensors
+from openmaas.engines.onnx_session import OnnxSession
 from openmaas.engines.warm import warm_up
 
 
 class OnnxRuntimeEngine(Engine):
+    name = "onnxruntime"
+    kinds = frozenset({"onnx"})
+    library = "onnxruntime"
+
     def __init__(self) -> None:
         self._spec: EngineSpec | None = None
 
     def load(self, spec: EngineSpec) -> None:
-        session = OnnxSession(spec.folder / spec.manifest.entry, spec.threads)
+        session = OnnxSession(spec.entry, spec.threads)
         session.bind(spec.manifest.signature)
         self._spec = spec
         self.run = session.run  # type: ignore[method-assign]  # a wrapper would cost the hot path a call

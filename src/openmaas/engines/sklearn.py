@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from openmaas.core.errors import EngineFailed, OpenMaaSError
-from openmaas.core.estimator import Estimator, load_pickle, load_skops
 from openmaas.engines.base import Engine, EngineSpec, Tensors
+from openmaas.engines.estimator import Estimator, load_pickle, load_skops
 from openmaas.engines.warm import warm_up
 
 
 class SklearnEngine(Engine):
     """options: `layout` of the inputs; `pickle_sha256`, the approved digest, where the entry is a pickle."""
+
+    name = "sklearn"
+    kinds = frozenset({"skops", "pickle"})
+    library = "sklearn"
 
     def __init__(self) -> None:
         self._spec: EngineSpec | None = None
@@ -17,8 +21,8 @@ class SklearnEngine(Engine):
         self._outputs: tuple[str, ...] = ()
 
     def load(self, spec: EngineSpec) -> None:
-        options = spec.manifest.options
-        entry = spec.folder / spec.manifest.entry
+        options = spec.chosen.artifact.options
+        entry = spec.entry
         try:
             digest = options.get("pickle_sha256")
             model, notes = load_pickle(entry, str(digest)) if digest else load_skops(entry)

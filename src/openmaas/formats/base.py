@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from openmaas.core.errors import InvalidInput
-from openmaas.core.manifest import Parity
+from openmaas.core.manifest import Artifact, Parity
+from openmaas.core.processing import Padding, Processing
 from openmaas.core.types import Signature
 from openmaas.formats.description import Description
 
@@ -42,15 +43,21 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
     """What was found out: all that a manifest needs besides the files. `added` are files below `output`, '/' between parts.
 
-    The fields are the manifest's own; card, metadata and licence come from openmaas.yaml.
+    The fields are the manifest's own; card, metadata and licence come from openmaas.yaml. convert_to: the artifact kind that a
+    job should make of this version right away, because nothing here can run it as it is.
     """
 
     format: str
     engine: str
     entry: str
     signature: Signature
+    artifacts: tuple[Artifact, ...] = ()
     batchable: bool = False
     batching: str = ""
+    padding: Padding | None = None
+    processing: Processing | None = None
+    sample: str | None = None
+    convert_to: str | None = None
     parity: Parity | None = None
     options: dict[str, Any] = {}
     notes: tuple[str, ...] = ()

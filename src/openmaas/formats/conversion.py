@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmaas.core.errors import OpenMaaSError, without_paths
-from openmaas.core.estimator import Arrays, Estimator
 from openmaas.core.manifest import Comparison, Parity
-from openmaas.core.onnx_session import OnnxSession
 from openmaas.core.types import Signature
+from openmaas.engines.estimator import Arrays, Estimator
+from openmaas.engines.onnx_session import OnnxSession
 from openmaas.formats.compare import ATOL, RTOL, compare, rows, stack
 from openmaas.formats.graph import read_signature
 from openmaas.formats.layouts import Rows

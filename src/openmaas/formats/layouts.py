@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from openmaas.core.datatypes import to_bytes
 from openmaas.core.errors import InvalidInput, OpenMaaSError
-from openmaas.core.estimator import Arrays, Estimator, Layout, parts
+from openmaas.engines.estimator import Arrays, Estimator, Layout, parts
 from openmaas.formats.sample import MAX_ROWS, UNNAMED, require_equal_rows
 
 GENERATED_ROWS = 64

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from openmaas.core.errors import InvalidInput
-from openmaas.core.estimator import Arrays
-from openmaas.core.trusted import TRUSTED_TYPES
+from openmaas.engines.estimator import Arrays
+from openmaas.engines.trusted import TRUSTED_TYPES
 from openmaas.formats.base import Exported
 from openmaas.formats.conversion import convert
 from openmaas.formats.description import FILE_NAME

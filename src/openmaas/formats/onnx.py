@@ -43,7 +43,7 @@ class OnnxFormat(Format):
 
 def _run(task: Task, model: Any, path: Path, found: Examined) -> Examined:
     """What only a run shows: that it runs at all, the true shapes of its answers, and whether rows may share a batch."""
-    from openmaas.core.onnx_session import OnnxSession
+    from openmaas.engines.onnx_session import OnnxSession
     from openmaas.formats import graph, observed, overrides, trial
     from openmaas.formats.batching import as_declared
 

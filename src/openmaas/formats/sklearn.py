@@ -17,7 +17,7 @@ from openmaas.formats.description import refuse_unused
 from openmaas.formats.files import free_name, sha256_of
 
 if TYPE_CHECKING:
-    from openmaas.core.estimator import Arrays
+    from openmaas.engines.estimator import Arrays
     from openmaas.formats.batching import Run
     from openmaas.formats.conversion import Converted
 
@@ -80,7 +80,7 @@ def _is_live_estimator(model: object) -> bool:
 
 def _load(task: Task, entry: str) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
     """The estimator, what the engine must know to load it too, and notes. A pickle is only loaded when it is approved."""
-    from openmaas.core.estimator import load_pickle, load_skops
+    from openmaas.engines.estimator import load_pickle, load_skops
 
     path = task.folder / entry
     options: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def _as_onnx(converted: Converted, added: str) -> tuple[Examined, Run, Arrays]:
 
 
 def _as_itself(model: Any, converted: Converted, entry: str, options: dict[str, Any]) -> tuple[Examined, Run, Arrays]:
-    from openmaas.core.estimator import Estimator
+    from openmaas.engines.estimator import Estimator
     from openmaas.formats.observed import specs_of
 
     rows = converted.rows

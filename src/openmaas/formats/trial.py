@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from openmaas.core.errors import OpenMaaSError, Refused
 from openmaas.core.made_up import Arrays, make_up
-from openmaas.core.onnx_session import OnnxSession
 from openmaas.core.types import Signature
+from openmaas.engines.onnx_session import OnnxSession
 from openmaas.formats.batching import BATCH, Batching, all_same, prove, static_reason
 from openmaas.formats.compare import compare, rows, stack
 from openmaas.formats.sample import fit, read_sample, split_expected, stretch

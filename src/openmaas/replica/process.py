@@ -61,8 +61,10 @@ def _load(spec: ReplicaSpec, settings: Settings):  # type: ignore[no-untyped-def
 
     try:
         folder = _files(spec, settings)
-        engine = create_engine(spec.manifest.engine)
-        engine.load(EngineSpec(folder=folder, manifest=spec.manifest, threads=max(1, spec.threads)))
+        choice = spec.choice or spec.manifest.choice
+        engine = create_engine(choice.engine)
+        threads = max(1, choice.threads or spec.threads)
+        engine.load(EngineSpec(folder=folder, manifest=spec.manifest, threads=threads, choice=choice))
         engine.warm()
     except MemoryError:
         limit = f"{spec.memory / 2**20:.0f} MiB" if spec.memory else "the machine's"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from openmaas.core.errors import InvalidInput, Refused
-from openmaas.core.estimator import Estimator
 from openmaas.core.manifest import Manifest
 from openmaas.engines import EngineSpec, create_engine
+from openmaas.engines.estimator import Estimator
 from openmaas.formats import Examined, Exported, export
 from openmaas.formats.files import sha256_of
 from tests.integration.formats.conftest import Examine
@@ -398,7 +398,7 @@ def test_pushing_the_same_estimator_again_gives_the_same_bytes(tmp_path: Path) -
 
 
 def test_an_exported_skops_file_is_still_the_estimator(tmp_path: Path) -> None:
-    from openmaas.core.estimator import load_skops
+    from openmaas.engines.estimator import load_skops
 
     model, sample = LIVE["digits"]
     export(model, sample, tmp_path)
@@ -416,7 +416,7 @@ def test_a_server_without_scikit_learn_serves_what_the_client_converted(folder: 
 def test_without_the_library_the_next_step_is_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from openmaas.core.estimator import load_skops
+    from openmaas.engines.estimator import load_skops
 
     skops_io.dump(LIVE["iris"][0], tmp_path / "m.skops")
     monkeypatch.setitem(sys.modules, "skops.io", None)

@@ -17,7 +17,7 @@ graph = helper.make_graph(nodes, "g", [value("X", TensorProto.FLOAT, [1])], [val
 model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 path = Path("model.onnx")
 onnx.save(model, path)
-from openmaas.core.onnx_session import OnnxSession
+from openmaas.engines.onnx_session import OnnxSession
 OnnxSession(path)
 path.unlink()
 """

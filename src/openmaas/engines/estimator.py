@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from openmaas.core.datatypes import to_bytes, to_text
 from openmaas.core.errors import EngineFailed, InvalidInput, OpenMaaSError, Refused, without_paths
-from openmaas.core.trusted import TRUSTED_TYPES
+from openmaas.engines.trusted import TRUSTED_TYPES
 
 Arrays = dict[str, NDArray[Any]]
 Layout = Literal["matrix", "columns", "text"]

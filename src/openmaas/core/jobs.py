@@ -1,0 +1,54 @@
+"""Kinds of jobs and their arguments. A job measures when its figures would be disturbed by others: such jobs run alone."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from openmaas.core.errors import InvalidInput
+
+Target = Literal["onnx", "openvino", "torchscript", "torch-export", "tflite"]
+
+
+class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of one kind of job. `version` is an exact reference, digits:3."""
+
+    kind: ClassVar[str]
+    measures: ClassVar[bool] = False
+    version: str
+
+
+class MeasureArguments(Arguments, frozen=True, kw_only=True):
+    """Try the engines that can run a version on its sample; `openmaas show` tells the figures. seconds: at most."""
+
+    kind: ClassVar[str] = "measure"
+    measures: ClassVar[bool] = True
+    seconds: float = 60.0
+
+
+class ConvertArguments(Arguments, frozen=True, kw_only=True):
+    """Convert a version to another kind of artifact and register the result as a new version of the same model."""
+
+    kind: ClassVar[str] = "convert"
+    to: Target
+
+
+class ParityArguments(Arguments, frozen=True, kw_only=True):
+    """Compare a version with its source again: on its own sample, or on given engine inputs (OIP JSON tensors by name)."""
+
+    kind: ClassVar[str] = "parity"
+    data: dict[str, Any] | None = None
+
+
+KINDS: dict[str, type[Arguments]] = {kind.kind: kind for kind in (MeasureArguments, ConvertArguments, ParityArguments)}
+
+
+def check_arguments(kind: str, arguments: dict[str, Any]) -> Arguments:
+    """The arguments of a kind. Raises InvalidInput that names the field, what was expected and what came."""
+    if kind not in KINDS:
+        raise InvalidInput(f"{kind[:40]!r} is not a kind of job; there are {', '.join(KINDS)}.", code="unknown_kind")
+    try:
+        return msgspec.convert(arguments, KINDS[kind])
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"The arguments of a {kind} job: {error}.", code="invalid_arguments") from None

@@ -1,0 +1,19 @@
+"""xgboost and lightgbm model files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from openmaas.core.errors import InvalidInput
+from openmaas.formats.base import Examined, Format, Task
+
+
+class BoostersFormat(Format):
+    name = "boosters"
+
+    def find(self, folder: Path, files: Sequence[str]) -> list[str]:
+        return []
+
+    def examine(self, task: Task, entry: str) -> Examined:
+        raise InvalidInput("Not yet.")

@@ -1,0 +1,19 @@
+"""A Python function as a version, once an admin has approved its code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from openmaas.core.errors import InvalidInput
+from openmaas.formats.base import Examined, Format, Task
+
+
+class FunctionFormat(Format):
+    name = "function"
+
+    def find(self, folder: Path, files: Sequence[str]) -> list[str]:
+        return []
+
+    def examine(self, task: Task, entry: str) -> Examined:
+        raise InvalidInput("Not yet.")
