@@ -175,6 +175,7 @@ class Call(msgspec.Struct, array_like=True):
     """The head of one request. The body travels as the frame's payload, as the client sent it.
 
     timeout: seconds left, counted from arrival. json_size: Inference-Header-Content-Length, -1 when there was none.
+    top: how many classes the caller wants named, 0 where they did not say.
     """
 
     operation: Operation
@@ -185,6 +186,7 @@ class Call(msgspec.Struct, array_like=True):
     accept_encoding: str = ""
     json_size: int = -1
     deployment: str = ""
+    top: int = 0
 
 
 class Timing(msgspec.Struct, array_like=True):

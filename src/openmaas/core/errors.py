@@ -8,6 +8,7 @@
     ├── RequestTimeout            408  request_timeout        the body did not arrive in time
     ├── Conflict                  409  conflict
     ├── TooLarge                  413  too_large
+    ├── UnsupportedMedia          415  unsupported_media      a kind of body that this model does not take
     ├── Refused                   422  refused                understood, and not accepted: a pickle, a wrong digest
     ├── LimitReached              429  limit_reached          the caller's own limit
     ├── Cancelled                 499  cancelled              the caller left
@@ -126,6 +127,12 @@ class TooLarge(OpenMaaSError):
     status, default_code = 413, "too_large"
 
 
+class UnsupportedMedia(OpenMaaSError):
+    """A kind of body that this model does not take."""
+
+    status, default_code = 415, "unsupported_media"
+
+
 class Refused(OpenMaaSError):
     """Understood, and not accepted."""
 
@@ -176,8 +183,8 @@ class StorageFull(OpenMaaSError):
 
 # Of two with one status, the one that gives codes of its own comes first.
 _TREE: tuple[type[OpenMaaSError], ...] = (
-    InvalidInput, Unauthenticated, Forbidden, NotFound, RequestTimeout, Conflict, TooLarge, Refused, LimitReached, Cancelled,
-    EngineFailed, OpenMaaSError, Unavailable, LinkLost, DeadlineExceeded, StorageFull,
+    InvalidInput, Unauthenticated, Forbidden, NotFound, RequestTimeout, Conflict, TooLarge, UnsupportedMedia, Refused,
+    LimitReached, Cancelled, EngineFailed, OpenMaaSError, Unavailable, LinkLost, DeadlineExceeded, StorageFull,
 )  # fmt: skip
 
 

@@ -37,7 +37,9 @@ class ImageInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     of all values.
     resize: how an image of another size becomes height × width: `stretch`; `crop`, the shorter side to `shorter` (the target's
     shorter side without) and the middle of it; `pad`, the longer side to fit and the rest filled with black.
-    value = (pixel · scale - mean) / std for each channel, pixel from 0 to 255.
+    value = (pixel · scale - mean) / std for each channel, pixel from 0 to 255. Where the engine input is UINT8, pixels go in as
+    they are.
+    tensor: empty stands for the engine's only input.
     """
 
     name: str = "image"
@@ -56,7 +58,11 @@ class ImageInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One column of a table. categories: the only values allowed. nullable: null or an empty field is NaN."""
+    """One column of a table.
+
+    categories: the only values allowed; in a tensor of numbers, texts among them stand for their position in this list.
+    nullable: null or an empty field is NaN.
+    """
 
     name: str
     datatype: DataType
@@ -78,21 +84,31 @@ class TableInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Labels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="labels", tag_field="kind"):
     """Classes: of a row from scores [N, C], or of each token from [N, L, C] (`tokens`).
 
-    output: the engine output with the scores. activation: what makes probabilities of them. labels: the classes' names in the
-    order of the scores; empty where they have none. top: how many classes an answer names unless the caller says.
+    output: the engine output with the scores; empty stands for its only output. activation: what makes probabilities of them.
+    labels: the classes' names in the order of the scores; empty where they have none. Two names for a single score are "no" and
+    "yes". top: how many classes an answer names unless the caller says. probabilities: the scores are probabilities already.
     """
 
-    output: str
+    output: str = ""
     labels: tuple[str, ...] = ()
     activation: Literal["none", "softmax", "sigmoid"] = "none"
     top: int = 1
     tokens: bool = False
+    probabilities: bool = False
+
+    @property
+    def gives(self) -> Literal["probabilities", "scores"]:
+        """What the public output is called."""
+        return "probabilities" if self.probabilities or self.activation != "none" else "scores"
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="embedding", tag_field="kind"):
-    """One vector a row. pooling: over the tokens [N, L, D] that are no padding; `none` where the output is [N, D] already."""
+    """One vector a row. pooling: over the tokens [N, L, D] that are no padding; `none` where the output is [N, D] already.
 
-    output: str
+    output: empty stands for the engine's only output.
+    """
+
+    output: str = ""
     pooling: Literal["none", "mean", "cls", "max"] = "none"
     normalize: bool = False
 
@@ -117,6 +133,13 @@ class Padding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     pad: dict[str, int]
     trim: tuple[str, ...] = ()
+
+
+class Fields(msgspec.Struct, frozen=True):
+    """Rows of a table as text, as CSV and forms have them: each as long as `names`."""
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 def describe(part: Input | Output) -> dict[str, Any]:
