@@ -63,6 +63,7 @@ class Uploads(Session):
         card: str | None = None,
         parent: str | None = None,
         recipe: str | None = None,
+        parity: dict[str, Any] | None = None,
         progress: Report | None = None,
     ) -> Operation[PushResult]:
         """Register a new version of a model.
@@ -71,7 +72,8 @@ class Uploads(Session):
         scikit-learn estimator. name: of the model; for a path its own name without.
         sample: input rows, an array of shape (rows, …) or a mapping of input names to arrays; beside a path also the path of a
         .npy, .npz, JSON or CSV file. A conversion is compared with its source on them.
-        metadata: free JSON. card: Markdown. parent and recipe: what the version was made from, and how.
+        metadata: free JSON. card: Markdown. parent and recipe: what the version was made from, and how. parity: beside a path
+        that was converted here (`converted` in its openmaas.yaml), what was compared, as core.manifest.Parity in plain data.
         progress: told after each piece.
 
         The same files pushed twice give the same version (`created` is False). A push that was cut off goes on where it
@@ -87,7 +89,7 @@ class Uploads(Session):
                 name=name,
                 files=files,
                 sample=package.sample,
-                parity=package.parity,
+                parity=parity or package.parity,
                 metadata=metadata or {},
                 card=card,
                 parent=parent,

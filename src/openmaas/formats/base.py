@@ -90,6 +90,13 @@ class Format(ABC):
     def examine(self, task: Task, entry: str) -> Examined:
         """Read the model, convert it where that serves, prove what can be proved. Raises InvalidInput or Refused."""
 
+    def native(self, task: Task, entry: str) -> tuple[Artifact, ...]:
+        """A file of this format that came beside its conversion, as artifacts that the format's own engine may load too.
+
+        Every check that loading it needs is made here: what is returned will be loaded. None by default. Raises Refused.
+        """
+        return ()
+
     def export(self, model: object, sample: Any, folder: Path) -> Exported | None:
         """Write a live object; None when it is not of this kind. Raises InvalidInput when it is and cannot be written."""
         return None

@@ -166,21 +166,28 @@ def _not_one(
 
 
 def _examine_converted(task: Task) -> Examined:
-    """A model that the pusher has converted and compared: the converted file serves, if it keeps what was promised."""
+    """A model that the pusher has converted and compared: the converted file serves, if it keeps what was promised.
+
+    `format` in openmaas.yaml is the source's; without one the version is simply of the converted file's own format.
+    """
     description = task.description
-    name, converted = description.format, str(description.converted)
-    if name is None or task.parity is None or not task.parity.passed:
+    converted = str(description.converted)
+    if task.parity is None or not task.parity.passed:
         raise InvalidInput(
-            f"{FILE_NAME} says 'converted', which needs 'format' and a comparison that passed.",
+            f"{FILE_NAME} says 'converted', which needs a comparison that passed.",
             code="invalid_description",
             next_step=f"Push the live object, or remove 'converted' from {FILE_NAME}.",
         )
     for path in filter(None, (converted, description.entry)):
         file_inside(task.folder, path, "The file")
-    onnx = format_named("onnx")
-    if onnx.find(task.folder, [converted]) != [converted]:
-        raise InvalidInput(f"The converted file {converted!r} is not ONNX.", code="invalid_description")
-    return msgspec.structs.replace(onnx.examine(task, converted), format=name, parity=task.parity)
+    kind = next((kind for kind in formats().values() if kind.find(task.folder, [converted]) == [converted]), None)
+    if kind is None:
+        raise InvalidInput(f"The converted file {converted!r} is not a model, by its content.", code="invalid_description")
+    source = format_named(description.format) if description.format else kind
+    native = source.native(task, description.entry) if description.entry else ()
+    examined = kind.examine(task, converted)
+    artifacts = examined.artifacts + tuple(one for one in native if one not in examined.artifacts)
+    return msgspec.structs.replace(examined, format=source.name, parity=task.parity, artifacts=artifacts)
 
 
 if __name__ == "__main__":
