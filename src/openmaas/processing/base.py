@@ -19,7 +19,7 @@ class Prepared(msgspec.Struct):
     """The engine's inputs, all with rows on axis 0. lengths: of each row along the sequence axis, before any padding.
 
     notes: what the caller must be told of single rows, as {"row": 3, "truncated": true, "tokens": 900, "limit": 512}.
-    offsets: for each row and each of its tokens, where it begins and ends in the text, in characters; (0, 0) for special tokens.
+    offsets: for each token of each row, where it begins and ends in the text, in characters; (0, 0) for special tokens.
     """
 
     inputs: Tensors
@@ -41,8 +41,8 @@ class Before(ABC):
 
     @abstractmethod
     def prepare(self, rows: Any) -> Prepared:
-        """rows: a BYTES array [N] or [N, 1] of texts or images, [N, 2] of pairs of texts. For tables a mapping of column names to
-        lists of values, a msgspec.Raw with JSON (a list of records or of rows, or an object of columns), or Fields.
+        """rows: a BYTES array [N] or [N, 1] of texts or images, [N, 2] of pairs of texts. For tables a mapping of column names
+        to lists of values, a msgspec.Raw with JSON (a list of records or of rows, or an object of columns), or Fields.
 
         Raises InvalidInput that names the row or column, what was expected and what came.
         """
@@ -67,4 +67,7 @@ class After(ABC):
         offsets: Sequence[Sequence[tuple[int, int]]] = (),
         texts: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
-        """One object a row for people, made of what `finish` gave. offsets: as in Prepared; texts: the rows that they point into."""
+        """One object a row for people, made of what `finish` gave.
+
+        offsets: as in Prepared; texts: the rows that they point into.
+        """
