@@ -86,7 +86,8 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     output: the engine output with the scores; empty stands for its only output. activation: what makes probabilities of them.
     labels: the classes' names in the order of the scores; empty where they have none. Two names for a single score are "no" and
-    "yes". top: how many classes an answer names unless the caller says. probabilities: the scores are probabilities already.
+    "yes". top: how many classes an answer names unless the caller says. probabilities: the scores are probabilities already, as
+    they also are where the output is called so.
     """
 
     output: str = ""
@@ -99,7 +100,8 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def gives(self) -> Literal["probabilities", "scores"]:
         """What the public output is called."""
-        return "probabilities" if self.probabilities or self.activation != "none" else "scores"
+        known = self.probabilities or self.output == "probabilities" or self.activation != "none"
+        return "probabilities" if known else "scores"
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="embedding", tag_field="kind"):

@@ -42,7 +42,7 @@ class Before(ABC):
     @abstractmethod
     def prepare(self, rows: Any) -> Prepared:
         """rows: a BYTES array [N] or [N, 1] of texts or images, [N, 2] of pairs of texts. For tables a mapping of column names
-        to lists of values, a msgspec.Raw with JSON (a list of records or of rows, or an object of columns), or Fields.
+        to lists of values, a msgspec.Raw with JSON (a list of records or of rows by position, or one of them), or Fields.
 
         Raises InvalidInput that names the row or column, what was expected and what came.
         """
