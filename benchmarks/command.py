@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import startup
+from benchmarks import pushing, startup
 from benchmarks.cases.case import CASES
 from benchmarks.page import write_section
 from benchmarks.serving import plot, rounds, table
@@ -34,6 +34,7 @@ def everything(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         serving()
         startup_times()
+        pushes()
 
 
 @app.command()
@@ -65,12 +66,13 @@ def serving(
     levels = [int(level) for level in connections.split(",")]
     chosen = [PEERS[name] for name in _chosen(peers, PEERS)]
     _models(models)
-    prepare(peers)
+    cases = [CASES[name] for name in _chosen(models, CASES)]
+    prepare(",".join(peer.name for peer in chosen if any(peer.serves(case) for case in cases)))
     for name in _chosen(models, CASES):
         case = CASES[name]
         report = rounds.run(
             case,
-            chosen,
+            [peer for peer in chosen if peer.serves(case)],
             connections=levels,
             seconds=seconds or case.seconds,
             rounds=rounds_,
@@ -93,6 +95,15 @@ def startup_times(rounds: Rounds = 5, page: Page = True) -> None:
     console.print(startup.terminal(report))
     if page:
         write_section("startup", "Start and size", startup.markdown(report))
+
+
+@app.command("push")
+def pushes(rounds: Rounds = 3, page: Page = True) -> None:
+    """Push a file of 1 GiB, beside a plain copy of it."""
+    report = pushing.run_all(rounds, console)
+    console.print(pushing.terminal(report))
+    if page:
+        write_section("push", "Push of a large model", pushing.markdown(report))
 
 
 _models = models

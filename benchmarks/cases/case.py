@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ class Case:
     """Length of one measurement unless the command line says otherwise."""
     tolerance: float
     """Largest absolute difference from the reference that still counts as right."""
+    wire: Literal["tensors", "record", "image"] = "tensors"
+    """What a request carries: typed arrays, one row of a table by column names, or the bytes of a picture."""
 
     @property
     def folder(self) -> Path:
@@ -57,6 +59,29 @@ class Case:
     def inputs(self) -> dict[str, NDArray[Any]]:
         """The same as typed arrays."""
         return {name: np.asarray(tensor["data"], dtype=tensor["dtype"]) for name, tensor in self._sample["inputs"].items()}
+
+    @property
+    def record(self) -> dict[str, float]:
+        """One row by column name, of a case with tables."""
+        row: dict[str, float] = self._sample["record"]
+        return row
+
+    @property
+    def picture(self) -> bytes:
+        """One encoded image, of a case with images."""
+        return (self.folder / "picture.jpg").read_bytes()
+
+    @property
+    def source(self) -> Path:
+        """What is pushed to OpenMaaS: a file, or a folder with its description."""
+        folder = self.folder / "source"
+        return folder if folder.is_dir() else self.model
+
+    @property
+    def sample_file(self) -> Path | None:
+        """Rows to compare engines on, beside the model that is pushed."""
+        path = self.folder / "sample.npz"
+        return path if path.is_file() else None
 
     @property
     def output(self) -> str:
@@ -106,6 +131,27 @@ CASES = {
             seconds=15,
             # Engines that compute in bfloat16 are allowed; a wrong pooling is off by far more.
             tolerance=1e-2,
+        ),
+        Case(
+            "cancer",
+            "Gradient-boosted trees, a row of 30 named columns",
+            unit="requests/s",
+            threads=1,
+            slow=False,
+            seconds=5,
+            tolerance=1e-4,
+            wire="record",
+        ),
+        Case(
+            "cnn",
+            "Convolutional network, a JPEG picture of 320 × 240 to 224 × 224",
+            unit="images/s",
+            threads=2,
+            slow=True,
+            seconds=15,
+            # Engines that compute in bfloat16 are allowed; another resize or channel order is off by far more.
+            tolerance=2e-2,
+            wire="image",
         ),
     )
 }

@@ -86,6 +86,9 @@ def main(folder: Path) -> None:
     assert int(mask.sum()) == TOKENS, f"the text has {int(mask.sum())} tokens, not {TOKENS}"
     with torch.no_grad():
         reference = encoder(ids, mask)
+    # Different real tokens in each row, of which engines are chosen.
+    turned = np.stack([np.roll(ids.numpy()[0], shift) for shift in range(0, TOKENS, 2)])
+    np.savez(folder / "sample.npz", input_ids=turned, attention_mask=np.ones_like(turned))
     (folder / "sample.json").write_text(
         json.dumps(
             {

@@ -5,8 +5,12 @@ Runs inside each peer's environment, so it imports nothing but onnxruntime and n
 
 from __future__ import annotations
 
+import io
+import json
 import os
 from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,11 +46,40 @@ class Engine:
         """The inputs in a decoded JSON body, as typed arrays."""
         return {name: np.asarray(tensors[name], dtype) for name, dtype in self.inputs.items()}
 
+    @cached_property
+    def sample(self) -> dict[str, Any]:
+        """What the case says of its columns, or of its pictures."""
+        told: dict[str, Any] = json.loads(Path(os.environ["BENCHMARK_SAMPLE"]).read_text())
+        return told
+
+    def read_record(self, record: Mapping[str, float]) -> dict[str, NDArray[Any]]:
+        """One row by column names, in the model's order."""
+        (name,) = self.inputs
+        return {name: np.array([[record[column] for column in self.sample["record"]]], np.float32)}
+
+    def read_picture(self, body: bytes) -> dict[str, NDArray[Any]]:
+        """An encoded image as the model takes it."""
+        from PIL import Image
+
+        (name,) = self.inputs
+        side = self.sample["side"]
+        image = Image.open(io.BytesIO(body)).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+        values = np.asarray(image, np.float32) * np.float32(1 / 255)
+        values = (values - np.float32(self.sample["mean"])) / np.float32(self.sample["std"])
+        return {name: np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)}
+
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Predict for a batch: one row out for each row in."""
         (answer,) = self.session.run([self.output], dict(inputs))
         rows: NDArray[np.float32] = answer
         return rows
+
+
+def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of the rows' scores."""
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    shares: NDArray[np.float32] = powers / powers.sum(-1, keepdims=True)
+    return shares
 
 
 def join(requests: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

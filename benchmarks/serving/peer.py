@@ -56,6 +56,10 @@ class Peer(ABC):
     def version(self) -> str:
         return self.environment.version(self.package)
 
+    def serves(self, case: Case) -> bool:
+        """Whether it takes requests of the case's form."""
+        return case.wire == "tensors"
+
     def connections(self, case: Case) -> int:
         """The most connections it can be offered without taking the machine down."""
         return 1_000_000
@@ -81,6 +85,7 @@ def settings(case: Case, *, processes: int = 1) -> dict[str, str]:
         "BENCHMARK_MODEL": str(case.model),
         "BENCHMARK_THREADS": str(max(1, case.threads // processes)),
         "BENCHMARK_SLOW": "1" if case.slow else "",
+        "BENCHMARK_SAMPLE": str(case.folder / "sample.json"),
         "PYTHONPATH": str(REPOSITORY),
         "PYTHONUNBUFFERED": "1",
     }

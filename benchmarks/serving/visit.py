@@ -114,9 +114,10 @@ def post(request: Request) -> tuple[int, bytes]:
     """Status and body of one request over a connection of its own."""
     url = urlsplit(request.url)
     connection = http.client.HTTPConnection(url.netloc, timeout=60)
+    target = f"{url.path}?{url.query}" if url.query else url.path
     headers = {"Content-Type": "application/json", **request.headers}
     try:
-        connection.request("POST", url.path, request.body, headers)
+        connection.request("POST", target, request.body, headers)
         response = connection.getresponse()
         return response.status, response.read()
     finally:

@@ -36,9 +36,24 @@ def read_open_inference(body: bytes) -> Answer:
     return np.asarray(output["data"], dtype=np.float64).reshape(output["shape"])
 
 
+def read_predictions(body: bytes) -> Answer:
+    """The classes' probabilities in OpenMaaS's own answer, in the order of the classes' names."""
+    return np.asarray(
+        [
+            [entry["probability"] for entry in sorted(row["top"], key=lambda entry: str(entry["label"]))]
+            for row in json.loads(body)["predictions"]
+        ]
+    )
+
+
 def plain(case: Case) -> bytes:
     """`{"NAME": [[…]]}` for one sample."""
     return json.dumps(case.samples).encode()
+
+
+def record(case: Case) -> bytes:
+    """One row of a table by column names."""
+    return json.dumps(case.record).encode()
 
 
 def read_plain(body: bytes) -> Answer:

@@ -5,6 +5,7 @@ from benchmarks.serving.peers.bentoml.peer import BentoMl
 from benchmarks.serving.peers.fastapi.peer import FastApi
 from benchmarks.serving.peers.flask.peer import Flask
 from benchmarks.serving.peers.litserve.peer import LitServe
+from benchmarks.serving.peers.mlflow.peer import MlFlow
 from benchmarks.serving.peers.mlserver.peer import MlServer
 from benchmarks.serving.peers.openmaas.peer import OpenMaas
 from benchmarks.serving.peers.pytriton.peer import PyTriton
@@ -24,5 +25,6 @@ PEERS: dict[str, Peer] = {
         LitServe(),
         BentoMl(),
         Flask(),
+        MlFlow(),
     )
 }

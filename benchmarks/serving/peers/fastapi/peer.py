@@ -27,6 +27,9 @@ class FastApi(Peer):
     def environment(self) -> Environment:
         return Environment("fastapi", self.folder / "requirements.txt")
 
+    def serves(self, case: Case) -> bool:
+        return True
+
     def start(self, case: Case, work: Path) -> Running:
         port = free_port()
         server = Server(
@@ -42,5 +45,9 @@ class FastApi(Peer):
             log=work / "log",
             environment=settings(case, processes=self.workers),
         )
-        url = f"http://127.0.0.1:{port}/predict"
-        return Running(server, Request(url, wire.plain(case)))
+        door = f"http://127.0.0.1:{port}"
+        if case.wire == "image":
+            return Running(server, Request(f"{door}/picture", case.picture, {"Content-Type": "image/jpeg"}))
+        if case.wire == "record":
+            return Running(server, Request(f"{door}/record", wire.record(case)))
+        return Running(server, Request(f"{door}/predict", wire.plain(case)))

@@ -50,15 +50,23 @@ class OpenMaas(Peer):
         server = Server([program(), "up"], log=work / "log", environment=variables, folder=work)
         port = variables["OPENMAAS_HTTP_PORT"]
         key = (home / "admin.key").read_text().strip()
-        request = Request(
-            f"http://127.0.0.1:{port}/v2/models/{case.name}/infer",
-            wire.open_inference(case),
-            {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
-        )
-        return Running(server, request)
+        return Running(server, _request(case, f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {key}"}))
+
+    def serves(self, case: Case) -> bool:
+        return True
 
     def answer(self, body: bytes) -> wire.Answer:
-        return wire.read_open_inference(body)
+        return wire.read_predictions(body) if b'"predictions"' in body else wire.read_open_inference(body)
+
+
+def _request(case: Case, door: str, headers: dict[str, str]) -> Request:
+    json = {"Content-Type": "application/json", **headers}
+    if case.wire == "tensors":
+        return Request(f"{door}/v2/models/{case.name}/infer", wire.open_inference(case), json)
+    url = f"{door}/predict/{case.name}?top={case.reference.shape[1]}"
+    if case.wire == "record":
+        return Request(url, wire.record(case), json)
+    return Request(url, case.picture, {"Content-Type": "image/jpeg", **headers})
 
 
 def variables_of(work: Path) -> dict[str, str]:
@@ -72,8 +80,9 @@ def deploy(case: Case, work: Path) -> None:
     variables = variables_of(work)
     server = Server([program(), "up"], log=work / "log", environment=variables, folder=work)
     try:
-        _wait_for(work / "home" / "admin.key", server)
-        run(("push", str(case.model), "--name", case.name), variables)
+        wait_for(work / "home" / "admin.key", server)
+        sample = case.sample_file
+        run(("push", str(case.source), "--name", case.name, *(("--sample", str(sample)) if sample else ())), variables)
         run(("deploy", case.name), variables)
     finally:
         server.stop()
@@ -94,7 +103,8 @@ def run(words: tuple[str, ...], variables: dict[str, str]) -> str:
     return done.stdout
 
 
-def _wait_for(path: Path, server: Server) -> None:
+def wait_for(path: Path, server: Server) -> None:
+    """Until the server has written a file."""
     deadline = time.monotonic() + PATIENCE
     while not path.is_file():
         server.require_alive()
