@@ -19,6 +19,7 @@ import msgspec
 from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused, WireError, without_paths
 from openmaas.core.manifest import Parity
 from openmaas.formats.base import Examined, Task, format_named, formats
+from openmaas.formats.declared import with_processing
 from openmaas.formats.description import FILE_NAME, Description, read_description
 from openmaas.formats.files import file_inside, list_files, sha256_of
 
@@ -104,6 +105,7 @@ def examine_folder(request: Request) -> Examined:
     else:
         _require_no_claim(request.parity)
         examined = _examine(task, [file for file in files if file != request.sample])
+    examined = with_processing(task, examined, files)
     return msgspec.structs.replace(examined, card=description.card, metadata=description.metadata, licence=description.licence)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -23,12 +22,12 @@ _FLOATS: Final = ("FP16", "FP32", "FP64", "BF16")
 _ROLES: Final[dict[str, Role]] = {"input_ids": "ids", "attention_mask": "attention", "token_type_ids": "types"}
 
 
-def resolve(processing: Processing, signature: Signature, folder: Path) -> Processing:
-    """The declaration with every name said, after it was held against the engine's signature and the files.
+def resolve(processing: Processing, signature: Signature, files: Collection[str]) -> Processing:
+    """The declaration with every name said, after it was held against the engine's signature and the version's files (paths).
 
     Raises InvalidInput that names the field, as openmaas.yaml writes it.
     """
-    return Processing(input=_resolve_input(processing, signature, folder), output=_resolve_output(processing.output, signature))
+    return Processing(input=_resolve_input(processing, signature, files), output=_resolve_output(processing.output, signature))
 
 
 def _wrong(field: str, reason: str) -> InvalidInput:
@@ -50,10 +49,10 @@ def _named(specs: Sequence[TensorSpec], name: str, field: str, noun: str) -> Ten
 # ── inputs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _resolve_input(processing: Processing, signature: Signature, folder: Path) -> Any:
+def _resolve_input(processing: Processing, signature: Signature, files: Collection[str]) -> Any:
     declared = processing.input
     if isinstance(declared, TextInput):
-        return _text(declared, signature, folder)
+        return _text(declared, signature, files)
     if isinstance(declared, ImageInput):
         return _image(declared, signature)
     if isinstance(declared, TableInput):
@@ -61,12 +60,11 @@ def _resolve_input(processing: Processing, signature: Signature, folder: Path) -
     return None
 
 
-def _text(declared: TextInput, signature: Signature, folder: Path) -> TextInput:
+def _text(declared: TextInput, signature: Signature, files: Collection[str]) -> TextInput:
     _refuse_name(declared.name, signature)
     if declared.max_length < 1:
         raise _wrong("input.max_length", f"it must be at least 1, not {declared.max_length}")
-    path = Path(declared.tokenizer)
-    if path.is_absolute() or ".." in path.parts or not (folder / path).is_file():
+    if declared.tokenizer not in files:
         raise _wrong("input.tokenizer", f"there is no file {declared.tokenizer!r}")
     tensors = declared.tensors or {spec.name: _ROLES[spec.name] for spec in signature.inputs if spec.name in _ROLES}
     for name in tensors:
