@@ -72,6 +72,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         300.0
     )
     examine_memory: Annotated[Positive, Meta(description="Memory that inspecting and converting may take.")] = 8 * 2**30
+    jobs: Annotated[int, Meta(ge=0, le=1024, description="Jobs that run at once; 0 for half of the cores.")] = 0
+    job_memory: Annotated[
+        int, Meta(ge=0, le=2**50, description="Memory that one job may take (its data); 0 for no limit of our own.")
+    ] = 0
+
+    measure: Annotated[
+        str,
+        Meta(
+            pattern="^(push|deploy|never)$",
+            description="When engines are measured by themselves: push, deploy (the first one on this processor) or never.",
+        ),
+    ] = "push"
+    engine_cosine: Annotated[
+        float,
+        Meta(ge=0.9, lt=1, description="Least cosine of each row to full precision at which an engine with less may be chosen."),
+    ] = 0.9999
 
     @property
     def home_path(self) -> Path:
