@@ -11,7 +11,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from openmaas.core.errors import Cancelled, InvalidInput, RequestTimeout, TooLarge
+from openmaas.control.keys import ADMIN, Principal
+from openmaas.core.errors import Cancelled, Forbidden, InvalidInput, RequestTimeout, TooLarge
 
 JSON_LIMIT = 2**20
 _LEAST = 64 * 1024  # bytes that must arrive within each body_timeout, so that a dripping client does not stay
@@ -23,6 +24,16 @@ def allow_body(limit: int) -> Callable[[Endpoint], Endpoint]:
 
     def mark(endpoint: Endpoint) -> Endpoint:
         endpoint.body_limit = limit  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
+
+
+def open_to(*roles: str) -> Callable[[Endpoint], Endpoint]:
+    """Let callers of these roles use a route too. One that says nothing is the admins' alone."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        endpoint.roles = frozenset(roles)  # type: ignore[attr-defined]
         return endpoint
 
     return mark
@@ -90,14 +101,16 @@ class _Pace:
 
 
 class StrictRoute(APIRoute):
-    """A route whose requests are StrictRequests, without unknown query parameters."""
+    """A route whose requests are StrictRequests, without unknown query parameters, from callers whose role may use it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         limit = getattr(self.endpoint, "body_limit", JSON_LIMIT)
         known = {field.alias for field in self.dependant.query_params}
+        roles: frozenset[str] = getattr(self.endpoint, "roles", frozenset())
 
         async def strict(request: Request) -> Response:
+            _check_role(request.scope["principal"], roles)
             _check_query(request, known)
             bounded = StrictRequest(request.scope, request.receive, request._send)
             bounded.body_limit = limit
@@ -109,6 +122,12 @@ class StrictRoute(APIRoute):
 def router() -> APIRouter:
     """A router for the routes of one noun."""
     return APIRouter(route_class=StrictRoute)
+
+
+def _check_role(caller: Principal, roles: frozenset[str]) -> None:
+    """Before anything is read."""
+    if caller.role != ADMIN and caller.role not in roles:
+        raise Forbidden(f"A key with the role {caller.role!r} may not do this.", code="role_forbidden")
 
 
 def _check_query(request: Request, known: set[str]) -> None:

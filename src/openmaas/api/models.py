@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from openmaas.api.bodies import router
+from openmaas.api.bodies import open_to, router
 from openmaas.api.services import Caller, With
+from openmaas.control.keys import JOB
 from openmaas.control.paging import DEFAULT_LIMIT
 from openmaas.core.resources import AliasChange, AliasMove, ModelSummary, Page, VersionInfo
 
@@ -18,6 +19,7 @@ def list_models(
 
 
 @routes.get("/models/{name}")
+@open_to(JOB)
 def get_model(services: With, caller: Caller, name: str) -> ModelSummary:
     return services.models.get(name, project=caller.project)
 
@@ -28,6 +30,7 @@ def delete_model(services: With, caller: Caller, name: str) -> None:
 
 
 @routes.get("/models/{name}/versions")
+@open_to(JOB)
 def list_versions(
     services: With, caller: Caller, name: str, after: str | None = None, limit: int = DEFAULT_LIMIT
 ) -> Page[VersionInfo]:

@@ -6,12 +6,11 @@ It listens on a unix socket in a folder of this user's own: whoever can connect 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
 
-from openmaas.control.rollout import Rollout
 from openmaas.control.snapshots import Channel, Hub
 from openmaas.core.contracts import ControlCall, Observed
 from openmaas.core.errors import OpenMaaSError
@@ -24,9 +23,10 @@ _log = get_logger("planes")
 class Planes:
     """The handler of control's LinkServer."""
 
-    def __init__(self, hub: Hub, rollout: Rollout) -> None:
+    def __init__(self, hub: Hub, *observers: Callable[[Observed], None]) -> None:
+        """observers: each is told what the supervisor reports, in their order and off the event loop."""
         self._hub = hub
-        self._rollout = rollout
+        self._observers = observers
         self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, call: IncomingCall) -> None:
@@ -61,7 +61,8 @@ class Planes:
 
     async def _observe(self, call: IncomingCall) -> None:
         observed = msgspec.msgpack.decode(call.payload, type=Observed)
-        await asyncio.to_thread(self._rollout.observe, observed)
+        for observe in self._observers:
+            await asyncio.to_thread(observe, observed)
         call.answer(b"")
 
     @staticmethod

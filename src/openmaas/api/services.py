@@ -13,6 +13,7 @@ from openmaas.control.approvals import ApprovalService
 from openmaas.control.deployments import DeploymentService
 from openmaas.control.doctor import DoctorService
 from openmaas.control.garbage import GarbageService
+from openmaas.control.jobs import JobService
 from openmaas.control.keys import KeyService, Principal
 from openmaas.control.models import ModelService
 from openmaas.control.observed import Fleet
@@ -40,6 +41,7 @@ class Services:
     garbage: GarbageService
     keys: KeyService
     deployments: DeploymentService
+    jobs: JobService
     status: StatusService
     doctor: DoctorService
 
@@ -65,6 +67,8 @@ def build_services(settings: Settings, database: Database, fleet: Fleet, changed
     approvals = ApprovalService(database)
     uploads = UploadService(settings, database, blobs, parts)
     deployments = DeploymentService(database, fleet, changed, settings.home_path / "logs" / "deployments")
+    keys = KeyService(settings, database, changed)
+    jobs = JobService(settings, database, fleet, keys, changed)
     return Services(
         settings=settings,
         models=ModelService(database, changed),
@@ -74,8 +78,9 @@ def build_services(settings: Settings, database: Database, fleet: Fleet, changed
         pushes=PushService(settings, database, blobs, parts, uploads, approvals),
         approvals=approvals,
         garbage=GarbageService(settings, database, blobs, parts),
-        keys=KeyService(settings, database, changed),
+        keys=keys,
         deployments=deployments,
-        status=StatusService(settings, database, fleet, deployments),
+        jobs=jobs,
+        status=StatusService(settings, database, fleet, deployments, jobs),
         doctor=DoctorService(settings, database, blobs, fleet, deployments),
     )

@@ -8,8 +8,9 @@ from typing import Annotated
 from anyio import CapacityLimiter, to_thread
 from fastapi import Query, Request
 
-from openmaas.api.bodies import StrictRequest, allow_body, router
+from openmaas.api.bodies import StrictRequest, allow_body, open_to, router
 from openmaas.api.services import Caller, With
+from openmaas.control.keys import JOB
 from openmaas.core.errors import Forbidden, Unavailable
 from openmaas.core.resources import PushResult, UploadInfo, UploadRequest
 
@@ -21,6 +22,7 @@ _OFFSET = Annotated[int, Query(ge=0, le=2**62)]
 
 
 @routes.post("/uploads")
+@open_to(JOB)
 @allow_body(_MOST_FILES_BODY)
 def begin_upload(services: With, caller: Caller, upload: UploadRequest) -> UploadInfo:
     if upload.project != caller.project:
@@ -29,6 +31,7 @@ def begin_upload(services: With, caller: Caller, upload: UploadRequest) -> Uploa
 
 
 @routes.get("/uploads/{upload}")
+@open_to(JOB)
 def get_upload(services: With, caller: Caller, upload: str) -> UploadInfo:
     return services.uploads.get(upload, project=caller.project)
 
@@ -39,6 +42,7 @@ def delete_upload(services: With, caller: Caller, upload: str) -> None:
 
 
 @routes.put("/uploads/{upload}/files/{sha256}")
+@open_to(JOB)
 async def write_chunk(
     request: Request, services: With, caller: Caller, upload: str, sha256: str, offset: _OFFSET
 ) -> UploadInfo:
@@ -52,6 +56,7 @@ async def write_chunk(
 
 
 @routes.post("/uploads/{upload}/complete")
+@open_to(JOB)
 async def complete_upload(request: Request, services: With, caller: Caller, upload: str) -> PushResult:
     limiter: CapacityLimiter = request.app.state.completing
     return await to_thread.run_sync(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from fastapi.responses import StreamingResponse
 
-from openmaas.api.bodies import router
+from openmaas.api.bodies import open_to, router
 from openmaas.api.services import Caller, With
+from openmaas.control.keys import JOB
 from openmaas.core.resources import VersionChange, VersionInfo
 
 routes = router()
 
 
 @routes.get("/versions/{reference}")
+@open_to(JOB)
 def get_version(services: With, caller: Caller, reference: str) -> VersionInfo:
     return services.versions.get(reference, project=caller.project)
 
@@ -27,6 +29,7 @@ def delete_version(services: With, caller: Caller, reference: str) -> None:
 
 
 @routes.get("/versions/{reference}/files/{path:path}", response_class=StreamingResponse)
+@open_to(JOB)
 def read_file(services: With, caller: Caller, reference: str, path: str) -> StreamingResponse:
     entry, chunks = services.versions.read_file(reference, path, project=caller.project)
     headers = {

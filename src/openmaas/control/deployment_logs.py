@@ -1,4 +1,4 @@
-"""The log of a deployment, as the supervisor keeps it: the last lines, or what came since."""
+"""The log of a deployment or a job, as it is kept on this machine: the last lines, or what came since."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from openmaas.core.errors import InvalidInput
+
+MOST_LOG_LINES = 10_000
 _MOST_BYTES = 2**20
 
 
@@ -17,11 +20,19 @@ class LogLines:
     offset: int
 
 
+def check_window(lines: int, offset: int | None) -> None:
+    """Raises InvalidInput for what cannot be asked of a log."""
+    if not 1 <= lines <= MOST_LOG_LINES:
+        raise InvalidInput(f"lines is {lines}; it must be from 1 to {MOST_LOG_LINES}.", code="invalid_limit")
+    if offset is not None and offset < 0:
+        raise InvalidInput(f"offset is {offset}; it must not be negative.", code="invalid_page")
+
+
 def read_log(path: Path, lines: int, replica: str | None = None, offset: int | None = None) -> LogLines:
     """The last `lines` lines, from the last 1 MiB; with `offset`, those after that byte instead, up to 1 MiB of them.
 
-    Each line begins with the id of its replica and ' | '; `replica` keeps that one's alone. A file that has become shorter than
-    `offset` was begun anew and is read from its start.
+    A deployment's lines begin with the id of a replica and ' | '; `replica` keeps that one's alone. A file that has become
+    shorter than `offset` was begun anew and is read from its start.
     """
     try:
         with path.open("rb") as file:

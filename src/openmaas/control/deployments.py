@@ -22,19 +22,17 @@ import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from openmaas.control.deployment_logs import LogLines, read_log
+from openmaas.control.deployment_logs import LogLines, check_window, read_log
 from openmaas.control.deployment_views import view_deployment, view_move, view_replicas
 from openmaas.control.observed import Fleet
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
 from openmaas.control.references import find_version
 from openmaas.control.revisions import Options, decode_options, options_of
-from openmaas.core.errors import Conflict, InvalidInput, NotFound
+from openmaas.core.errors import Conflict, NotFound
 from openmaas.core.names import DEFAULT_PROJECT, check_name
 from openmaas.core.resources import DeploymentInfo, DeploymentMove, DeployRequest, Page, ReplicaInfo
 from openmaas.store.database import Database
 from openmaas.store.tables import DeploymentRevisionRow, DeploymentRow, VersionRow
-
-MOST_LOG_LINES = 10_000
 
 
 class DeploymentService:
@@ -115,10 +113,7 @@ class DeploymentService:
         project: str = DEFAULT_PROJECT,
     ) -> LogLines:
         """What its replicas wrote: the last `lines` lines, or with `offset` those that came since. Raises NotFound."""
-        if not 1 <= lines <= MOST_LOG_LINES:
-            raise InvalidInput(f"lines is {lines}; it must be from 1 to {MOST_LOG_LINES}.", code="invalid_limit")
-        if offset is not None and offset < 0:
-            raise InvalidInput(f"offset is {offset}; it must not be negative.", code="invalid_page")
+        check_window(lines, offset)
         with self._database.read() as session:
             find_deployment(session, project, name)
         return read_log(self._logs / f"{name}.log", lines, replica, offset)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from openmaas.store.files import full_disk, sync_folder, write_all
 from openmaas.store.tables import KeyRow
 
 ADMIN = "admin"
+JOB = "job"
 _MAX_TEXT = 512  # characters of a credential that are looked at
 
 
@@ -51,7 +53,8 @@ class KeyService:
         self._changed = changed
         self._clock = clock
         self._good: tuple[contracts.Key, ...] = ()
-        self._refresh()
+        self._refreshing = threading.Lock()
+        self.refresh()
 
     def ensure_admin(self) -> str | None:
         """Make sure that there is an admin key. A key that was made just now, to be shown once; None when there was one.
@@ -97,18 +100,29 @@ class KeyService:
     def revoke(self, key: str) -> None:
         """Make the key with this id worthless, from the return of this call on."""
         with self._database.write() as session:
-            session.execute(
-                update(KeyRow).where(KeyRow.id == key, KeyRow.revoked_at.is_(None)).values(revoked_at=self._clock())
-            )
-        self._refresh()
+            self.retire(session, key)
+        self.refresh()
         self._changed()
+
+    def make_job_key(self, session: Session, key: str, project: str) -> str:
+        """A key with this id for a job's process, within a write transaction; `refresh` makes it good after the commit."""
+        text = make_key()
+        session.add(
+            KeyRow(id=key, digest=digest_key(text), role=JOB, project=project, created_at=self._clock(), revoked_at=None)
+        )
+        return text
+
+    def retire(self, session: Session, key: str) -> None:
+        """Make a key worthless, within a write transaction; `refresh` makes it so after the commit."""
+        session.execute(update(KeyRow).where(KeyRow.id == key, KeyRow.revoked_at.is_(None)).values(revoked_at=self._clock()))
+
+    def refresh(self) -> None:
+        """Know the good keys as they stand in the database now."""
+        with self._refreshing, self._database.read() as session:  # one at a time: an older view never replaces a newer one
+            self._good = good_keys(session)
 
     def _admins(self) -> list[contracts.Key]:
         return [key for key in self._good if key.role == ADMIN]
-
-    def _refresh(self) -> None:
-        with self._database.read() as session:
-            self._good = good_keys(session)
 
     def _write_key(self) -> str:
         """A new key in a file that nobody else may read, on the disk before its digest is stored."""
@@ -143,7 +157,7 @@ class KeyService:
                     id=_next_id(session), digest=digest, role=ADMIN, project=DEFAULT_PROJECT, created_at=now, revoked_at=None
                 )
             )
-        self._refresh()
+        self.refresh()
         self._changed()
 
 
@@ -152,7 +166,7 @@ def admin_key_path(settings: Settings) -> Path:
 
 
 def good_keys(session: Session) -> tuple[contracts.Key, ...]:
-    """Every key that is not revoked, as gateways get them."""
+    """Every key that is not revoked."""
     rows = session.scalars(select(KeyRow).where(KeyRow.revoked_at.is_(None)).order_by(KeyRow.id))
     return tuple(contracts.Key(id=row.id, digest=row.digest, role=row.role, project=row.project) for row in rows)
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from openmaas.control.aliases import remove_all
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page
 from openmaas.control.references import find_model
-from openmaas.control.usage import refuse_while_deployed
+from openmaas.control.usage import refuse_while_deployed, refuse_while_in_jobs
 from openmaas.core.errors import InvalidInput
 from openmaas.core.names import DEFAULT_PROJECT
 from openmaas.core.resources import ModelSummary, Page
@@ -51,13 +51,14 @@ class ModelService:
             return _summaries(session, [find_model(session, project, name)])[0]
 
     def delete(self, name: str, *, actor: str, project: str = DEFAULT_PROJECT) -> None:
-        """Delete all its versions and aliases; the numbers go on if it comes back. Raises NotFound, Conflict while deployed."""
+        """Delete all its versions and aliases; the numbers go on if it comes back. Raises NotFound, Conflict while in use."""
         now = self._clock()
         with self._database.write() as session:
             model = find_model(session, project, name)
             live = select(VersionRow.id).where(VersionRow.model_id == model.id, VersionRow.deleted_at.is_(None))
             ids = session.scalars(live).all()
             refuse_while_deployed(session, f"The model {name!r}", ids)
+            refuse_while_in_jobs(session, f"The model {name!r}", ids)
             remove_all(session, model, actor, now)
             session.execute(delete(VersionFileRow).where(VersionFileRow.version_id.in_(live)))
             session.execute(

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from openmaas.core.contracts import Observed, ProcessStatus, ReplicaStatus
+from openmaas.core.contracts import JobStatus, Observed, ProcessStatus, ReplicaStatus
 
 _SUPERVISED = 5.0  # seconds; the supervisor reports at least every 2 s
 
@@ -15,6 +15,8 @@ class Fleet:
     """The newest Observed, and what gateways were told of it. Thread-safe: each is replaced whole.
 
     routed: the revision that each deployment's requests go to, by project and name, as gateways were last told; None before.
+    desired: the version of the newest Desired that was pushed. job_keys: keys of jobs whose processes have not been seen yet,
+    by the pair of id and start; nowhere else are they in plain.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,6 +26,8 @@ class Fleet:
         self._observed = Observed(desired=-1)
         self._replicas: dict[str, ReplicaStatus] = {}
         self.routed: dict[tuple[str, str], int] | None = None
+        self.desired = -1
+        self.job_keys: dict[tuple[str, int], str] = {}
 
     def take(self, observed: Observed) -> bool:
         """Remember it. True when replicas came, left, or moved, which gateways must be told."""
@@ -46,6 +50,11 @@ class Fleet:
     @property
     def processes(self) -> tuple[ProcessStatus, ...]:
         return self._observed.processes
+
+    @property
+    def jobs(self) -> dict[tuple[str, int], JobStatus]:
+        """Processes of jobs, by id and start."""
+        return {(status.id, status.attempt): status for status in self._observed.jobs}
 
     @property
     def replicas(self) -> dict[str, ReplicaStatus]:

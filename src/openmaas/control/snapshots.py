@@ -16,10 +16,11 @@ import msgspec
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from openmaas.control.keys import good_keys
+from openmaas.control.job_rows import job_specs
+from openmaas.control.keys import JOB, good_keys
 from openmaas.control.observed import Fleet
 from openmaas.control.revisions import decode_options, replica_ids
-from openmaas.core.contracts import Deployment, Desired, Replica, ReplicaSpec, ReplicaStatus, Snapshot, encode
+from openmaas.core.contracts import Deployment, Desired, JobSpec, Replica, ReplicaSpec, ReplicaStatus, Snapshot, encode
 from openmaas.core.log import get_logger
 from openmaas.core.manifest import Manifest
 from openmaas.store.database import Database, next_value
@@ -61,9 +62,9 @@ def running_revisions(session: Session) -> list[Running]:
     return [Running(*row) for row in rows]
 
 
-def build_desired(running: Iterable[Running]) -> Desired:
-    """All replicas that should run; its version is still 0."""
-    return Desired(version=0, replicas=tuple(spec for one in running for spec in _specs(one)))
+def build_desired(running: Iterable[Running], jobs: tuple[JobSpec, ...] = ()) -> Desired:
+    """All replicas and jobs that should run; its version is still 0."""
+    return Desired(version=0, replicas=tuple(spec for one in running for spec in _specs(one)), jobs=jobs)
 
 
 def _specs(running: Running) -> list[ReplicaSpec]:
@@ -101,7 +102,8 @@ def build_snapshot(session: Session, running: Iterable[Running], seen: Mapping[s
     for one in running:
         by_name.setdefault(one.deployment.name, []).append(one)
     deployments = tuple(_deployment(session, revisions, seen) for revisions in by_name.values())
-    return Snapshot(version=0, deployments=deployments, keys=good_keys(session))
+    keys = tuple(key for key in good_keys(session) if key.role != JOB)  # a job has nothing to ask of a gateway
+    return Snapshot(version=0, deployments=deployments, keys=keys)
 
 
 def _deployment(session: Session, revisions: list[Running], seen: Mapping[str, ReplicaStatus]) -> Deployment:
@@ -202,7 +204,7 @@ class Hub:
     def _publish(self) -> None:
         with self._database.read() as session:
             running = running_revisions(session)
-            desired = build_desired(running)
+            desired = build_desired(running, job_specs(session, self._fleet.job_keys))
             snapshot = build_snapshot(session, running, self._fleet.replicas) if self._fleet.heard else None
         news: list[tuple[str, Channel, Desired | Snapshot]] = []
         if desired != self._last_desired:
@@ -210,18 +212,20 @@ class Hub:
         if snapshot is not None and snapshot != self._last_snapshot:
             news.append(("snapshot", self.snapshots, snapshot))
         for channel, document in self._numbered(news):
-            self._loop.call_soon_threadsafe(channel.put, document)
+            if isinstance(document, Desired):
+                self._fleet.desired = document.version
+            self._loop.call_soon_threadsafe(channel.put, encode(document))
         self._last_desired, self._last_snapshot = desired, snapshot
         if snapshot is not None:
             self._fleet.routed = {
                 (one.revision.project, one.deployment.name): one.revision.revision for one in running if one.serves
             }
 
-    def _numbered(self, news: list[tuple[str, Channel, Desired | Snapshot]]) -> list[tuple[Channel, bytes]]:
+    def _numbered(self, news: list[tuple[str, Channel, Desired | Snapshot]]) -> list[tuple[Channel, Desired | Snapshot]]:
         if not news:
             return []
         with self._database.write() as session:
             return [
-                (channel, encode(msgspec.structs.replace(document, version=next_value(session, counter))))
+                (channel, msgspec.structs.replace(document, version=next_value(session, counter)))
                 for counter, channel, document in news
             ]

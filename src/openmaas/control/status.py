@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from openmaas import __version__
 from openmaas.control.deployments import DeploymentService
+from openmaas.control.jobs import JobService
 from openmaas.control.observed import Fleet
 from openmaas.core.names import DEFAULT_PROJECT
 from openmaas.core.resources import ProcessInfo, ServerStatus
@@ -18,11 +19,14 @@ from openmaas.store.database import Database
 class StatusService:
     """Tells the state of the server."""
 
-    def __init__(self, settings: Settings, database: Database, fleet: Fleet, deployments: DeploymentService) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, fleet: Fleet, deployments: DeploymentService, jobs: JobService
+    ) -> None:
         self._settings = settings
         self._database = database
         self._fleet = fleet
         self._deployments = deployments
+        self._jobs = jobs
 
     def get(self, *, project: str = DEFAULT_PROJECT) -> ServerStatus:
         settings = self._settings
@@ -45,6 +49,7 @@ class StatusService:
                 for process in self._fleet.processes
             ],
             deployments=dict(Counter(self._deployments.states(project=project).values())),
+            jobs=self._jobs.counts(project=project),
         )
 
     def check(self) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from openmaas.control.job_rows import OPEN, job_id
 from openmaas.core.errors import Conflict
-from openmaas.store.tables import AliasRow, DeploymentRevisionRow, DeploymentRow
+from openmaas.store.tables import AliasRow, DeploymentRevisionRow, DeploymentRow, JobRow
 
 
 def refuse_while_deployed(session: Session, what: str, version_ids: Sequence[int]) -> None:
@@ -40,4 +41,16 @@ def refuse_while_aliased(session: Session, model: str, number: int, version_id: 
             f"{model}:{number} is in use: the alias {model}@{alias} stands at it.",
             code="version_aliased",
             next_step=f"openmaas alias {model}@{alias} --remove, or move it to another version.",
+        )
+
+
+def refuse_while_in_jobs(session: Session, what: str, version_ids: Sequence[int]) -> None:
+    """Raises Conflict when a job that has not ended is about one of the versions: it reads their files."""
+    busy = select(JobRow.number).where(JobRow.state.in_(OPEN), JobRow.version_id.in_(version_ids))
+    number = session.scalar(busy.order_by(JobRow.number).limit(1))
+    if number is not None:
+        raise Conflict(
+            f"{what} is in use: the job {job_id(number)} is about it.",
+            code="version_in_job",
+            next_step=f"Wait for it, or openmaas jobs cancel {job_id(number)}.",
         )

@@ -146,6 +146,10 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     url: str | None = None
 
 
+SERVER_STOPPED = "server_stopped"
+"""Code of the cause of a job that ended only because the server was asked to stop: it is put back and runs again."""
+
+
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one attempt's process: it runs, or it ended, with a cause where that was not by itself in good order."""
 

@@ -41,7 +41,33 @@ class ParityArguments(Arguments, frozen=True, kw_only=True):
     data: dict[str, Any] | None = None
 
 
-KINDS: dict[str, type[Arguments]] = {kind.kind: kind for kind in (MeasureArguments, ConvertArguments, ParityArguments)}
+class DummyArguments(Arguments, frozen=True, kw_only=True):
+    """The first-class fake, for tests of everything around jobs; tasks/dummy.py says what each of these does."""
+
+    kind: ClassVar[str] = "dummy"
+    version: str = ""
+    note: str = ""
+    seconds: float = 0.0
+    fail: str = ""
+    exit: int | None = None
+    allocate: int = 0
+    lines: int = 0
+    stubborn: bool = False
+    alone: bool = False
+    push: str = ""
+
+
+class DummyMeasureArguments(DummyArguments, frozen=True, kw_only=True):
+    """The fake of a job that measures."""
+
+    kind: ClassVar[str] = "dummy-measure"
+    measures: ClassVar[bool] = True
+    alone: bool = True
+
+
+KINDS: dict[str, type[Arguments]] = {
+    kind.kind: kind for kind in (MeasureArguments, ConvertArguments, ParityArguments, DummyArguments, DummyMeasureArguments)
+}
 
 
 def check_arguments(kind: str, arguments: dict[str, Any]) -> Arguments:

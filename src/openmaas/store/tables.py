@@ -235,6 +235,45 @@ class DeploymentRevisionRow(Base):
     at: Mapped[float] = mapped_column(Double)
 
 
+# ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class JobRow(Base):
+    """Anything long. `arguments`, `result` and `cause` are JSON; its id is made of the number.
+
+    state: as in core.resources.JobInfo. attempt: one more with each retry. starts: one more with each process that is asked
+    for, so that the pair of id and starts names one process for ever. version_id: what `subject` names. queued_at: the order.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("jobs_state", "state", "queued_at"),
+        Index("jobs_listing", "project", "number"),
+        {"sqlite_autoincrement": True},
+    )
+
+    number: Mapped[int] = mapped_column(Identity, primary_key=True)
+    project: Mapped[str] = mapped_column(Name)
+    kind: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(255))
+    version_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
+    arguments: Mapped[str] = mapped_column(Text)
+    state: Mapped[Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]] = mapped_column(String(16))
+    attempt: Mapped[int] = mapped_column(default=1)
+    starts: Mapped[int] = mapped_column(default=0)
+    stage: Mapped[str] = mapped_column(String(255), default="")
+    done: Mapped[float] = mapped_column(Double, default=0.0)
+    total: Mapped[float] = mapped_column(Double, default=0.0)
+    result: Mapped[str | None] = mapped_column(Text)
+    cause: Mapped[str | None] = mapped_column(Text)
+    measures: Mapped[bool]
+    actor: Mapped[str] = mapped_column(Name)
+    created_at: Mapped[float] = mapped_column(Double)
+    queued_at: Mapped[float] = mapped_column(Double)
+    started_at: Mapped[float | None] = mapped_column(Double)
+    ended_at: Mapped[float | None] = mapped_column(Double)
+
+
 class CounterRow(Base):
     """A number that only grows: the versions of Snapshot and Desired (`snapshot`, `desired`)."""
 

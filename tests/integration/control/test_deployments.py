@@ -434,7 +434,7 @@ async def test_what_could_not_be_published_is_published_with_the_next_report(
 
 
 async def test_the_link_door_pushes_within_milliseconds(world: World, settings: Settings, tmp_path: Path) -> None:
-    planes = Planes(world.hub, world.rollout)
+    planes = Planes(world.hub, world.rollout.observe)
     server = LinkServer(planes.handle)
     address = f"unix:/tmp/openmaas-test-{tmp_path.stat().st_ino}.sock"
     await server.listen(address)
