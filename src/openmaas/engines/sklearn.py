@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
+from openmaas.core.datatypes import numpy_dtype
 from openmaas.core.errors import EngineFailed, OpenMaaSError
 from openmaas.engines.base import Engine, EngineSpec, Tensors
 from openmaas.engines.estimator import Estimator, load_pickle, load_skops
@@ -18,7 +23,7 @@ class SklearnEngine(Engine):
     def __init__(self) -> None:
         self._spec: EngineSpec | None = None
         self._estimator: Estimator | None = None
-        self._outputs: tuple[str, ...] = ()
+        self._outputs: dict[str, np.dtype[Any]] = {}
 
     def load(self, spec: EngineSpec) -> None:
         options = spec.chosen.artifact.options
@@ -30,7 +35,7 @@ class SklearnEngine(Engine):
         except OpenMaaSError as error:
             raise EngineFailed(error.message, code="load_failed", next_step=error.next_step) from None
         self._spec = spec
-        self._outputs = tuple(output.name for output in spec.manifest.signature.outputs)
+        self._outputs = {output.name: numpy_dtype(output.datatype) for output in spec.manifest.signature.outputs}
 
     def warm(self) -> None:
         assert self._spec is not None
@@ -39,7 +44,7 @@ class SklearnEngine(Engine):
     def run(self, inputs: Tensors) -> Tensors:
         assert self._estimator is not None
         answers = self._estimator.answer(inputs)
-        return {name: answers[name] for name in self._outputs}
+        return {name: answers[name].astype(dtype, copy=False) for name, dtype in self._outputs.items()}
 
     def describe(self) -> dict[str, str]:
         import sklearn

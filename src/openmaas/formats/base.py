@@ -97,6 +97,10 @@ class Format(ABC):
         """
         return ()
 
+    def complete(self, task: Task, examined: Examined) -> Examined:
+        """What the pushed files add to a model that the pusher converted to ONNX: examined is of the ONNX file. Nothing here."""
+        return examined
+
     def export(self, model: object, sample: Any, folder: Path) -> Exported | None:
         """Write a live object; None when it is not of this kind. Raises InvalidInput when it is and cannot be written."""
         return None

@@ -7,16 +7,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from openmaas.core.errors import InvalidInput
-from openmaas.engines.estimator import Arrays
 from openmaas.engines.trusted import TRUSTED_TYPES
 from openmaas.formats.base import Exported
 from openmaas.formats.conversion import convert
 from openmaas.formats.description import FILE_NAME
+from openmaas.formats.kept import write_sample
 from openmaas.formats.layouts import arrays_of, fitting_rows
-from openmaas.formats.sample import EXPECTED
 
 _SKOPS, _ONNX, _SAMPLE = "model.skops", "model.onnx", "sample.npz"
 
@@ -29,11 +26,12 @@ def export_estimator(model: Any, sample: Any, folder: Path) -> Exported:
     saved, reason = _save(model, folder / _SKOPS)
     files = [_SKOPS] if saved else []
     if converted.parity.passed:
-        _write_sample(folder / _SAMPLE, converted.inputs, converted.rows.outputs)
-        (folder / FILE_NAME).write_text(f"format: sklearn\nconverted: {_ONNX}\n", "utf-8")
+        write_sample(folder / _SAMPLE, converted.inputs, converted.rows.outputs)
+        entry = f"entry: {_SKOPS}\n" if saved and not reason else ""
+        (folder / FILE_NAME).write_text(f"format: sklearn\nconverted: {_ONNX}\n{entry}", "utf-8")
         files += [_ONNX, FILE_NAME]
     elif saved and not reason:
-        _write_sample(folder / _SAMPLE, candidates[0].inputs, {})
+        write_sample(folder / _SAMPLE, candidates[0].inputs, candidates[0].outputs)
     else:
         raise InvalidInput(
             f"ONNX cannot give the estimator's answers ({converted.parity.reason}), and a server cannot load it: {reason}.",
@@ -66,7 +64,7 @@ def _save(model: Any, path: Path) -> tuple[bool, str]:
     except Exception as error:
         path.unlink(missing_ok=True)
         return False, f"skops cannot save it ({' '.join(str(error).split())[:200]})"
-    return True, f"it holds classes of your own ({', '.join(foreign[:8])})" if foreign else ""
+    return True, f"it holds classes that are not scikit-learn's own ({', '.join(foreign[:8])})" if foreign else ""
 
 
 def make_canonical(path: Path) -> None:
@@ -95,10 +93,3 @@ def _renumber(state: Any, names: dict[Any, Any]) -> None:
                 state["file"] = names.setdefault(state["file"], f"{len(names) + 1}{Path(state['file']).suffix}")
         for item in state.values():
             _renumber(item, names)
-
-
-def _write_sample(path: Path, inputs: Arrays, expected: Arrays) -> None:
-    """Arrays by name; BYTES as fixed-width text, since an array of objects would be a pickle."""
-    arrays = inputs | {EXPECTED + name: array for name, array in expected.items()}
-    plain = {name: array.astype(np.bytes_) if array.dtype.kind == "O" else array for name, array in arrays.items()}
-    np.savez_compressed(path, allow_pickle=False, **plain)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from openmaas.core.errors import OpenMaaSError, Refused, TooLarge
+from openmaas.core.manifest import Artifact
 from openmaas.core.types import Signature
 from openmaas.formats.base import Examined, Format, Task
 
@@ -46,6 +47,7 @@ def _run(task: Task, model: Any, path: Path, found: Examined) -> Examined:
     from openmaas.engines.onnx_session import OnnxSession
     from openmaas.formats import graph, observed, overrides, trial
     from openmaas.formats.batching import as_declared
+    from openmaas.formats.kept import keep_sample
 
     unknown, axes, notes = graph.unknown_ranks(model), graph.axis_names(model), list(found.notes)
     try:
@@ -62,12 +64,24 @@ def _run(task: Task, model: Any, path: Path, found: Examined) -> Examined:
             first = trial.try_generated(session, signature, axes)
         except TooLarge as error:
             why = f"Not measured: {error.message} {trial.SAMPLE_STEP}"
-            return msgspec.structs.replace(found, signature=signature, batching=why, notes=(*notes, why))
+            artifacts = (Artifact(kind="onnx", entry=found.entry),)
+            return msgspec.structs.replace(found, artifacts=artifacts, signature=signature, batching=why, notes=(*notes, why))
         notes.append("No sample was given: it was tried on generated input.")
     signature = observed.correct_outputs(signature, first.outputs, unknown, notes)
     verdict = trial.prove_batching(session, signature, first, axes)
-    trial.check_expected(session, first, verdict.batchable)
+    trial.check_expected(session, signature, first, verdict.batchable)
     if names := observed.not_finite(first.outputs):
         notes.append(f"On the {first.origin} sample, output {names} holds NaN or Infinity.")
     batchable, batching = as_declared(task.description.batchable, verdict)
-    return msgspec.structs.replace(found, signature=signature, batchable=batchable, batching=batching, notes=tuple(notes))
+    inputs, answers = trial.answered(session, signature, first, verdict.batchable)
+    sample, kept = keep_sample(task, signature, inputs, answers)
+    return msgspec.structs.replace(
+        found,
+        artifacts=(Artifact(kind="onnx", entry=found.entry),),
+        signature=signature,
+        batchable=batchable,
+        batching=batching,
+        sample=sample,
+        notes=tuple(notes),
+        added=(*found.added, *kept),
+    )

@@ -72,15 +72,32 @@ def prove_batching(session: OnnxSession, signature: Signature, trial: Trial, axe
     return prove(session.run, signature, seven, origin)
 
 
-def check_expected(session: OnnxSession, trial: Trial, batchable: bool) -> None:
+def check_expected(session: OnnxSession, signature: Signature, trial: Trial, batchable: bool) -> None:
     """Hold the model against the answers that its source gave. Raises Refused where they differ."""
     if not trial.expected:
         return
     step = BATCH if batchable else 1
-    count = len(next(iter(trial.inputs.values())))
-    answers = stack([session.run(rows(trial.inputs, start, start + step)) for start in range(0, count, step)])
-    _, wrong = compare(step, answers, trial.expected)
+    _, wrong = compare(step, _run_all(session, signature, trial.inputs, step), trial.expected)
     if wrong:
         raise Refused(
             f"The ONNX model does not give the answers that its source gave for the sample: {wrong}.", code="parity_failed"
         )
+
+
+def answered(session: OnnxSession, signature: Signature, trial: Trial, batchable: bool) -> tuple[Arrays, Arrays]:
+    """The inputs to keep and the answers to them: all rows where they may share a batch, else those of one single call."""
+    if not batchable:
+        return _one_row(signature, trial.inputs), trial.outputs
+    answers = _run_all(session, signature, trial.inputs, BATCH)
+    return trial.inputs, {name: trial.expected.get(name, answer) for name, answer in answers.items()}
+
+
+def _run_all(session: OnnxSession, signature: Signature, inputs: Arrays, step: int) -> Arrays:
+    """`step` rows in each call, and those inputs as they are whose axis 0 is fixed."""
+    free = {spec.name for spec in signature.inputs if spec.shape and spec.shape[0] == -1}
+    if not free:
+        return session.run(inputs)
+    count = max(len(inputs[name]) for name in free)
+    fixed = {name: array for name, array in inputs.items() if name not in free}
+    moving = {name: inputs[name] for name in free}
+    return stack([session.run({**fixed, **rows(moving, start, start + step)}) for start in range(0, count, step)])

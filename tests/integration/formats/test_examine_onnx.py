@@ -19,7 +19,7 @@ from tests.unit.formats.models import model, save, save_external, value
 def test_a_file_whatever_its_name(folder: Path, look: Examine) -> None:
     save(models.linear(), folder, "weights.txt")
     found = look()
-    assert (found.format, found.engine, found.entry, found.added) == ("onnx", "onnxruntime", "weights.txt", ())
+    assert (found.format, found.engine, found.entry, found.added) == ("onnx", "onnxruntime", "weights.txt", ("sample.npz",))
     assert found.signature.inputs[0].shape == (-1, 4)
     assert found.batchable
     assert "7 rows of the generated sample" in found.batching
@@ -129,7 +129,7 @@ def test_zipmap_is_replaced_by_a_tensor(folder: Path, output: Path, look: Examin
     ]
     path = save(model([classifier, zipmap], [value("x", [None, 4])], outputs), folder)
     found = look()
-    assert found.added == (found.entry,) == ("without-zipmap.onnx",)
+    assert (found.entry, found.added) == ("without-zipmap.onnx", ("without-zipmap.onnx", "sample.npz"))
     assert [(spec.name, spec.datatype, spec.shape) for spec in found.signature.outputs] == [
         ("label", "INT64", (-1,)),
         ("probabilities", "FP32", (-1, 3)),

@@ -53,8 +53,9 @@ def serve(found: Examined, *folders: Path) -> Any:
     """The engine that the manifest asks for, loaded."""
     folder = next(folder for folder in folders if (folder / found.entry).is_file())
     manifest = Manifest(
-        format=found.format, engine=found.engine, entry=found.entry, signature=found.signature, files=(), options=found.options
-    )
+        format=found.format, engine=found.engine, entry=found.entry, artifacts=found.artifacts,
+        signature=found.signature, files=(),
+    )  # fmt: skip
     engine = create_engine(found.engine)
     engine.load(EngineSpec(folder=folder, manifest=manifest))
     engine.warm()
@@ -213,7 +214,7 @@ def test_a_data_frame_that_scikit_learn_serves(folder: Path, look: Examine) -> N
     columns = ColumnTransformer([("c", OneHotEncoder(sparse_output=False), ["kind"])], remainder="passthrough")
     model = make_pipeline(columns, HistGradientBoostingClassifier(max_iter=3)).fit(frame, [0, 1] * 20)
     _, found = pushed(model, frame, folder, look)
-    assert (found.engine, found.options) == ("sklearn", {"layout": "columns"})
+    assert (found.engine, found.artifacts[0].options) == ("sklearn", {"layout": "columns"})
     inputs = {"x": frame[["x"]].to_numpy(), "kind": np.array([[kind.encode()] for kind in frame["kind"]], object)}
     assert serve(found, folder).run(inputs)["label"].tolist() == model.predict(frame).tolist()
 
@@ -259,7 +260,7 @@ def test_a_skops_file_under_any_name_without_a_sample(folder: Path, output: Path
     model, sample = LIVE["iris"]
     skops_io.dump(model, folder / "weights.onnx")
     found = look()
-    assert (found.format, found.engine, found.added) == ("sklearn", "onnxruntime", (found.entry,))
+    assert (found.format, found.engine, found.added) == ("sklearn", "onnxruntime", (found.entry, "sample.npz"))
     assert found.parity is not None
     assert found.parity.sample == "generated"
     assert any("generated input" in note for note in found.notes)
@@ -343,7 +344,7 @@ def test_an_approved_pickle_that_onnx_cannot_replace_carries_its_digest(folder: 
     path.write_bytes(pickle.dumps(model))
     digest = sha256_of(path)
     found = look(approved=frozenset({digest}))
-    assert (found.engine, found.options["pickle_sha256"]) == ("sklearn", digest)
+    assert (found.engine, found.artifacts[0].options["pickle_sha256"]) == ("sklearn", digest)
     assert serve(found, folder).run({"X": sample})["label"].tolist() == model.predict(sample).tolist()
 
 
