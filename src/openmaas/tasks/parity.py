@@ -104,6 +104,8 @@ class _Given(msgspec.Struct, forbid_unknown_fields=True):
 
 def _tensors(data: Mapping[str, Any]) -> Arrays:
     """Arrays of what the request brought: a datatype, a shape and flat values for each name."""
+    if not data:
+        raise InvalidInput("The data names no input.", code="invalid_data", next_step="Give every input of the model.")
     return {name: _tensor(name, value) for name, value in data.items()}
 
 
