@@ -9,6 +9,8 @@ allocate        bytes taken and touched while loading
 tokens          how many pieces `generate` yields, `token_delay` seconds apart
 factor          each output is the input times this factor (default 1)
 batch_offset    added to every answer times (rows in the batch - 1): a model that must not be batched
+answer          "nan", "wrong_shape" (one more column), "wrong_type" (another datatype) or "nothing" instead of the answer
+variants        objects with any of these: other ways to run the same version, as engines with several precisions have them
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from openmaas.core.errors import EngineFailed
-from openmaas.engines.base import Engine, EngineSpec, Tensors
+from openmaas.core.manifest import Artifact, EngineChoice, Manifest
+from openmaas.engines.base import Engine, EngineSpec, Tensor, Tensors
 
 
 class DummyEngine(Engine):
@@ -33,8 +36,14 @@ class DummyEngine(Engine):
         self._outputs: tuple[str, ...] = ()
         self._memory = bytearray()
 
+    @classmethod
+    def choices(cls, artifact: Artifact, manifest: Manifest) -> tuple[EngineChoice, ...]:
+        variants = manifest.options.get("variants", ()) if artifact.kind in cls.kinds else ()
+        others = (EngineChoice(engine=cls.name, artifact=artifact, options=variant) for variant in variants)
+        return (*super().choices(artifact, manifest), *others)
+
     def load(self, spec: EngineSpec) -> None:
-        self._options = spec.manifest.options
+        self._options = spec.manifest.options | spec.chosen.options
         self._outputs = tuple(output.name for output in spec.manifest.signature.outputs)
         time.sleep(float(self._options.get("load_delay", 0)))
         if reason := self._options.get("fail_load"):
@@ -53,7 +62,8 @@ class DummyEngine(Engine):
         answer = values
         if values.dtype != object:
             answer = values * options.get("factor", 1) + options.get("batch_offset", 0) * (len(values) - 1)
-        return {name: np.asarray(answer, dtype=values.dtype) for name in self._outputs}
+        made = _instead(np.asarray(answer, dtype=values.dtype), str(options.get("answer", "")))
+        return dict.fromkeys(self._outputs, made) if made is not None else {}
 
     def generate(self, inputs: Tensors) -> Iterator[bytes]:
         for number in range(int(self._options.get("tokens", 3))):
@@ -62,3 +72,14 @@ class DummyEngine(Engine):
 
     def describe(self) -> dict[str, str]:
         return {"library": "openmaas.dummy", "device": "cpu"}
+
+
+def _instead(answer: Tensor, wish: str) -> Tensor | None:
+    """What a model that is broken in this way answers."""
+    if wish == "nan":
+        return np.full_like(answer, np.nan)
+    if wish == "wrong_shape":
+        return np.concatenate([answer, answer[..., :1]], axis=-1)
+    if wish == "wrong_type":
+        return answer.astype(np.float64 if answer.dtype != np.float64 else np.int64)
+    return None if wish == "nothing" else answer

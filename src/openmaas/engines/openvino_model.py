@@ -36,6 +36,20 @@ def read_model(path: Path, kind: str) -> Any:
     return reader.convert(reader.load(str(path)))
 
 
+def write_ir(source: Path, target: Path) -> str:
+    """An ONNX file as IR in its own precision: the .xml `target`, and a .bin beside it. Returns OpenVINO's version.
+
+    Raises EngineFailed with what it cannot convert.
+    """
+    import openvino
+
+    try:
+        openvino.save_model(read_model(source, "onnx"), str(target), compress_to_fp16=False)
+    except Exception as error:
+        raise EngineFailed(f"OpenVINO cannot convert the model: {_reason(error)}") from None
+    return str(openvino.__version__)
+
+
 class OpenVinoModel:
     """`run` takes and gives arrays by name, as a signature has them. Not for two threads at once."""
 
@@ -70,6 +84,10 @@ class OpenVinoModel:
         """Names of inputs and outputs whose number of axes the model leaves open."""
         ports = (*self.model.inputs, *self.model.outputs)
         return frozenset(_name(port) for port in ports if port.partial_shape.rank.is_dynamic)
+
+    def keeps_state(self) -> bool:
+        """Whether an answer depends on the calls before it."""
+        return bool(self.model.get_variables())
 
     def bind(self, signature: Signature) -> None:
         """Run with this signature from now on. Raises EngineFailed for a name that the model does not have."""

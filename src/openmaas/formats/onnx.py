@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from openmaas.core.errors import OpenMaaSError, Refused, TooLarge
+from openmaas.core.errors import OpenMaaSError, Refused
 from openmaas.core.manifest import Artifact
 from openmaas.core.types import Signature
 from openmaas.formats.base import Examined, Format, Task
@@ -43,13 +43,12 @@ class OnnxFormat(Format):
 
 
 def _run(task: Task, model: Any, path: Path, found: Examined) -> Examined:
-    """What only a run shows: that it runs at all, the true shapes of its answers, and whether rows may share a batch."""
+    """Load the file as the engine will, and prove what only a run shows."""
     from openmaas.engines.onnx_session import OnnxSession
-    from openmaas.formats import graph, observed, overrides, trial
-    from openmaas.formats.batching import as_declared
-    from openmaas.formats.kept import keep_sample
+    from openmaas.formats import graph, overrides
+    from openmaas.formats.proof import prove_answers
 
-    unknown, axes, notes = graph.unknown_ranks(model), graph.axis_names(model), list(found.notes)
+    unknown = graph.unknown_ranks(model)
     try:
         session = OnnxSession(path, threads=2)
     except OpenMaaSError as error:
@@ -57,31 +56,6 @@ def _run(task: Task, model: Any, path: Path, found: Examined) -> Examined:
     graph.add_missing_types(model, {output.name: output.type for output in session.session.get_outputs()})
     signature = overrides.override(graph.read_signature(model), unknown, task.description.signature)
     session.bind(signature)
-    if task.sample is not None:
-        first = trial.try_given(session, signature, task.folder / task.sample)
-    else:
-        try:
-            first = trial.try_generated(session, signature, axes)
-        except TooLarge as error:
-            why = f"Not measured: {error.message} {trial.SAMPLE_STEP}"
-            artifacts = (Artifact(kind="onnx", entry=found.entry),)
-            return msgspec.structs.replace(found, artifacts=artifacts, signature=signature, batching=why, notes=(*notes, why))
-        notes.append("No sample was given: it was tried on generated input.")
-    signature = observed.correct_outputs(signature, first.outputs, unknown, notes)
-    verdict = trial.prove_batching(session, signature, first, axes)
-    trial.check_expected(session, signature, first, verdict.batchable)
-    if names := observed.not_finite(first.outputs):
-        notes.append(f"On the {first.origin} sample, output {names} holds NaN or Infinity.")
-    batchable, batching = as_declared(task.description.batchable, verdict)
-    inputs, answers = trial.answered(session, signature, first, verdict.batchable)
-    sample, kept = keep_sample(task, signature, inputs, answers)
-    return msgspec.structs.replace(
-        found,
-        artifacts=(Artifact(kind="onnx", entry=found.entry),),
-        signature=signature,
-        batchable=batchable,
-        batching=batching,
-        sample=sample,
-        notes=tuple(notes),
-        added=(*found.added, *kept),
-    )
+    artifacts = (Artifact(kind="onnx", entry=found.entry),)
+    found = msgspec.structs.replace(found, artifacts=artifacts, signature=signature)
+    return prove_answers(task, session, found, unknown=unknown, axes=graph.axis_names(model))

@@ -1,15 +1,14 @@
-"""An ONNX model run for the first time: on the sample that was given, or on made-up input."""
+"""A loaded model run for the first time: on the sample that was given, or on made-up input."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from openmaas.core.errors import OpenMaaSError, Refused
 from openmaas.core.made_up import Arrays, make_up
 from openmaas.core.types import Signature
-from openmaas.engines.onnx_session import OnnxSession
 from openmaas.formats.batching import BATCH, Batching, all_same, prove, static_reason
 from openmaas.formats.compare import compare, rows, stack
 from openmaas.formats.sample import fit, read_sample, split_expected, stretch
@@ -19,6 +18,12 @@ _LENGTHS = (16, 64, 224)
 """Lengths tried for a made-up dynamic axis, such as a sequence or an image's side."""
 
 Axes = Mapping[str, tuple[str, ...]]
+
+
+class Runner(Protocol):
+    """A loaded model: OnnxSession, OpenVinoModel …"""
+
+    def run(self, inputs: Arrays) -> Arrays: ...
 
 
 class Trial(NamedTuple):
@@ -33,7 +38,7 @@ class Trial(NamedTuple):
     expected: Arrays
 
 
-def try_given(session: OnnxSession, signature: Signature, sample: Path) -> Trial:
+def try_given(session: Runner, signature: Signature, sample: Path) -> Trial:
     """Run on a sample file. Raises InvalidInput where it does not fit the signature, Refused when the model does not run."""
     arrays, expected = split_expected(read_sample(sample))
     inputs = fit(arrays, signature.inputs)
@@ -43,7 +48,7 @@ def try_given(session: OnnxSession, signature: Signature, sample: Path) -> Trial
         raise Refused(f"The model does not run on the sample: {error.message}", code="model_not_runnable") from None
 
 
-def try_generated(session: OnnxSession, signature: Signature, axes: Axes) -> Trial:
+def try_generated(session: Runner, signature: Signature, axes: Axes) -> Trial:
     """Run on made-up input. Raises Refused when the model does not run, TooLarge when the input would be giant."""
     reason = ""
     free = any(-1 in spec.shape[1:] for spec in signature.inputs)
@@ -62,7 +67,7 @@ def _one_row(signature: Signature, inputs: Arrays) -> Arrays:
     return {name: array if name in fixed else array[:1] for name, array in inputs.items()}
 
 
-def prove_batching(session: OnnxSession, signature: Signature, trial: Trial, axes: Axes) -> Batching:
+def prove_batching(session: Runner, signature: Signature, trial: Trial, axes: Axes) -> Batching:
     """Proved on the sample; on made-up rows where the sample's are all the same, since those would hide a mixing of rows."""
     if reason := static_reason(signature):
         return Batching(False, reason)
@@ -72,7 +77,7 @@ def prove_batching(session: OnnxSession, signature: Signature, trial: Trial, axe
     return prove(session.run, signature, seven, origin)
 
 
-def check_expected(session: OnnxSession, signature: Signature, trial: Trial, batchable: bool) -> None:
+def check_expected(session: Runner, signature: Signature, trial: Trial, batchable: bool) -> None:
     """Hold the model against the answers that its source gave. Raises Refused where they differ."""
     if not trial.expected:
         return
@@ -80,11 +85,11 @@ def check_expected(session: OnnxSession, signature: Signature, trial: Trial, bat
     _, wrong = compare(step, _run_all(session, signature, trial.inputs, step), trial.expected)
     if wrong:
         raise Refused(
-            f"The ONNX model does not give the answers that its source gave for the sample: {wrong}.", code="parity_failed"
+            f"The model does not give the answers that its source gave for the sample: {wrong}.", code="parity_failed"
         )
 
 
-def answered(session: OnnxSession, signature: Signature, trial: Trial, batchable: bool) -> tuple[Arrays, Arrays]:
+def answered(session: Runner, signature: Signature, trial: Trial, batchable: bool) -> tuple[Arrays, Arrays]:
     """The inputs to keep and the answers to them: all rows where they may share a batch, else those of one single call."""
     if not batchable:
         return _one_row(signature, trial.inputs), trial.outputs
@@ -92,7 +97,7 @@ def answered(session: OnnxSession, signature: Signature, trial: Trial, batchable
     return trial.inputs, {name: trial.expected.get(name, answer) for name, answer in answers.items()}
 
 
-def _run_all(session: OnnxSession, signature: Signature, inputs: Arrays, step: int) -> Arrays:
+def _run_all(session: Runner, signature: Signature, inputs: Arrays, step: int) -> Arrays:
     """`step` rows in each call, and those inputs as they are whose axis 0 is fixed."""
     free = {spec.name for spec in signature.inputs if spec.shape and spec.shape[0] == -1}
     if not free:
