@@ -1,4 +1,4 @@
-"""The corpus of hostile files, pushed to the real program: each is refused with 4xx, none of its code runs, the server lives."""
+"""The corpus of hostile files, pushed to the real program: each is refused, no code runs, and it lives on."""
 
 from __future__ import annotations
 
