@@ -81,6 +81,8 @@ class Format(ABC):
     name: ClassVar[str]
     kinds: ClassVar[str] = ""
     """What `export` understands, in words, for the error that lists it. Empty when it exports nothing."""
+    whole_folder: ClassVar[bool] = False
+    """An entry stands for its folder and all that is below: what other formats find in there is no model of its own."""
 
     @abstractmethod
     def find(self, folder: Path, files: Sequence[str]) -> list[str]:
@@ -89,6 +91,10 @@ class Format(ABC):
     @abstractmethod
     def examine(self, task: Task, entry: str) -> Examined:
         """Read the model, convert it where that serves, prove what can be proved. Raises InvalidInput or Refused."""
+
+    def idle(self, folder: Path, entry: str, files: Sequence[str]) -> list[str]:
+        """Those of the files that a push of this entry can do without: the same weights for another tool. None by default."""
+        return []
 
     def native(self, task: Task, entry: str) -> tuple[Artifact, ...]:
         """A file of this format that came beside its conversion, as artifacts that the format's own engine may load too.

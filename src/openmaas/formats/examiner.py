@@ -22,6 +22,7 @@ from openmaas.formats.base import Examined, Task, format_named, formats
 from openmaas.formats.declared import with_processing
 from openmaas.formats.description import FILE_NAME, Description, read_description
 from openmaas.formats.files import file_inside, list_files, sha256_of
+from openmaas.formats.parts import without_parts
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +140,8 @@ def _examine(task: Task, files: Sequence[str]) -> Examined:
     found = [(name, file) for name, kind in candidates.items() for file in kind.find(task.folder, files)]
     if task.description.entry is not None:
         found = [(name, file) for name, file in found if file == task.description.entry]
+    else:
+        found = without_parts(found, candidates)
     if len(found) != 1:
         raise _not_one(task.description, list(candidates), found, files)
     name, entry = found[0]

@@ -1,0 +1,75 @@
+"""An encoder as ONNX: rows and tokens of any number, pooling and normalisation inside the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from openmaas.core.errors import OpenMaaSError
+from openmaas.engines.encoder import Encoder, quietly, reason
+from openmaas.formats.time_limit import time_limit
+
+OPSET = 20
+SECONDS = 300.0
+"""Time for one export, of which a model of 300 million parameters takes a tenth."""
+SINGLE_FILE = 1_500_000_000
+"""Bytes of weights up to which one file holds all: protobuf allows 2 GiB, and the graph has some of them."""
+_MAX_ROWS = 1 << 20
+
+
+def write_onnx(encoder: Encoder, example: Mapping[str, NDArray[Any]], limit: int, path: Path) -> tuple[Path, ...]:
+    """Write to `path`, and beside it the weights of a model too large for one file; the files that were written.
+
+    example: two rows or more of two tokens or more, or the exporter takes the axes for fixed. limit: tokens of a row.
+    Raises OpenMaaSError with what the exporter said.
+    """
+    try:
+        with time_limit(SECONDS), quietly():
+            program = _export(encoder, example, limit)
+            rename_values(program.model.graph, list(encoder.options.outputs))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            size = sum(tensor.numel() * tensor.element_size() for tensor in encoder.module.state_dict().values())
+            program.save(path, external_data=size > SINGLE_FILE)
+    except (MemoryError, OpenMaaSError):
+        raise
+    except Exception as error:
+        cause = error
+        while isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__
+        raise OpenMaaSError(f"torch cannot export it to ONNX ({type(cause).__name__}: {reason(cause)[:300]})") from None
+    return tuple(sorted(path.parent.glob(f"{path.name}*")))
+
+
+def _export(encoder: Encoder, example: Mapping[str, NDArray[Any]], limit: int) -> Any:
+    import torch
+
+    names = encoder.options.inputs
+    rows, tokens = torch.export.Dim("batch", min=1, max=_MAX_ROWS), torch.export.Dim("sequence", min=1, max=limit)
+    with torch.no_grad():
+        return torch.onnx.export(
+            encoder.module,
+            tuple(torch.from_numpy(example[name]) for name in names),
+            dynamo=True,
+            input_names=list(names),
+            dynamic_shapes=(tuple({0: rows, 1: tokens} for _ in names),),
+            opset_version=OPSET,
+            verbose=False,
+        )
+
+
+def rename_values(graph: Any, outputs: list[str]) -> None:
+    """Give a graph's outputs these names, and other values that bear one of them another: torch's exporter leaves both as they
+    are when it is given `output_names`, and writes a file that no engine loads."""
+    wanted = set(outputs)
+    values = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
+    taken = {value.name for value in values} | wanted
+    for value in values:
+        if value.name in wanted:
+            number = next(number for number in range(len(taken) + 1) if f"{value.name}_{number}" not in taken)
+            value.name = f"{value.name}_{number}"
+            taken.add(value.name)
+    for value, name in zip(graph.outputs, outputs, strict=True):
+        value.name = name
