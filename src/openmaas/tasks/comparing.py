@@ -12,7 +12,8 @@ from openmaas.core.errors import InvalidInput
 from openmaas.core.made_up import make_up
 from openmaas.core.manifest import Comparison, EngineChoice, Manifest
 from openmaas.engines import EngineSpec, create_engine
-from openmaas.formats.compare import compare, rows, stack
+from openmaas.formats.agreement import hold_against
+from openmaas.formats.compare import rows, stack
 from openmaas.formats.sample import fit, read_sample, split_expected, stretch
 
 Arrays = dict[str, NDArray[Any]]
@@ -45,14 +46,20 @@ def answers(run: Run, inputs: Arrays, batch: int) -> Arrays:
 
 
 def hold(
-    run: Run, inputs: Arrays, expected: Mapping[str, NDArray[Any]], *, batchable: bool
+    run: Run, inputs: Arrays, expected: Mapping[str, NDArray[Any]], manifest: Manifest, precision: str, least_cosine: float
 ) -> tuple[tuple[Comparison, ...], str | None]:
-    """An engine's answers against the expected ones at each batch size: what to store, and what is wrong (None: nothing)."""
+    """An engine's answers against the expected ones at each batch size: what to store, and what is wrong (None: nothing).
+
+    precision: what the engine computes in, empty for full; it decides how far apart the answers may be (formats/agreement.py).
+    """
     comparisons, reason = [], None
-    for batch in BATCHES if batchable else BATCHES[:1]:
+    declared = manifest.processing.output if manifest.processing is not None else None
+    for batch in BATCHES if manifest.batchable else BATCHES[:1]:
         count = max(batch, min(len(next(iter(inputs.values()))), _ROWS) // batch * batch)
-        some = stretch(inputs, count)
-        comparison, wrong = compare(batch, answers(run, some, batch), stretch(expected, count))
+        given = answers(run, stretch(inputs, count), batch)
+        comparison, wrong = hold_against(
+            batch, given, stretch(expected, count), precision=precision, least_cosine=least_cosine, declared=declared
+        )
         comparisons.append(comparison)
         reason = reason or wrong
     return tuple(comparisons), f"{reason}." if reason else None

@@ -132,7 +132,7 @@ def _compare(
     comparisons: tuple[Comparison, ...] = ()
     try:
         run = opened(target, folder, choice, threads=1)
-        comparisons, reason = hold(run, source.inputs, expected, batchable=source.manifest.batchable)
+        comparisons, reason = hold(run, source.inputs, expected, source.manifest, "", job.settings.engine_cosine)
     except OpenMaaSError as error:
         reason = error.message
     for one in comparisons:

@@ -57,7 +57,7 @@ def run(job: Job) -> dict[str, Any]:
     found = []
     for number, choice in enumerate(others):
         job.progress(f"comparing {choice.label}", number, len(others))
-        found.append(_held(manifest, folder, choice, truth, inputs, origin))
+        found.append(_held(manifest, folder, choice, truth, inputs, origin, job.settings.engine_cosine))
     return {"version": arguments.version, "rows": len(next(iter(inputs.values()))), "parity": msgspec.to_builtins(found)}
 
 
@@ -74,11 +74,13 @@ def _truth(job: Job, manifest: Manifest, folder: Path, choices: list[EngineChoic
     return _Truth(manifest.choice.label, answers(opened(manifest, folder, manifest.choice, 1), inputs, 1), manifest.choice)
 
 
-def _held(manifest: Manifest, folder: Path, choice: EngineChoice, truth: _Truth, inputs: Arrays, origin: str) -> Parity:
+def _held(
+    manifest: Manifest, folder: Path, choice: EngineChoice, truth: _Truth, inputs: Arrays, origin: str, cosine: float
+) -> Parity:
     comparisons: Any = ()
     try:
         run_ = opened(manifest, folder, choice, threads=1)
-        comparisons, reason = hold(run_, inputs, truth.answers, batchable=manifest.batchable)
+        comparisons, reason = hold(run_, inputs, truth.answers, manifest, choice.precision, cosine)
     except OpenMaaSError as error:
         reason = error.message
     return Parity(
