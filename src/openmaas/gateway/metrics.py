@@ -100,6 +100,12 @@ _REPLICA_COUNTERS: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], int]],
         "Time in the engine, microseconds, summed over requests.",
         lambda s: s["inference_stats"]["compute_infer"]["ns"] // 1000,
     ),
+    ("openmaas_inference_tokens", "Tokens of sequences inferred, without padding.", lambda s: s["tokens"]),
+    (
+        "openmaas_inference_padding_tokens",
+        "Tokens that filled sequences up to the longest of their batch.",
+        lambda s: s["padding_tokens"],
+    ),
 )
 
 

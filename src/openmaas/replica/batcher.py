@@ -10,79 +10,38 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from openmaas.core.contracts import Timing
-from openmaas.core.errors import DeadlineExceeded, EngineFailed, OpenMaaSError, Unavailable, without_paths
+from openmaas.core.errors import OpenMaaSError, Unavailable
 from openmaas.core.log import get_logger
+from openmaas.core.processing import Padding
+from openmaas.replica import sequences
+from openmaas.replica.pace import Pace
+from openmaas.replica.running import Batch, Run, Runner, engine_error, late
 from openmaas.replica.statistics import Statistics
+from openmaas.replica.waiting import Group, Limits, Waiting
+from openmaas.replica.work import Tensors, Work
 
-Tensors: TypeAlias = dict[str, NDArray[np.generic]]
-Run: TypeAlias = Callable[[Tensors], Tensors]
+__all__ = ["Batcher", "Tensors", "Work", "engine_error"]
 
 # An engine call shorter than this runs on the event loop: handing it to a thread and back costs more than it saves.
 INLINE_BELOW: Final = 0.0005
 # Bytes of input up to which the time of other calls says how long this one takes.
 INLINE_BYTES: Final = 64 * 1024
-
-
-class Work(ABC):
-    """One request on its way through the batcher.
-
-    rows: along the batch axis. key: what must be equal to share a batch. timeout: seconds that it may wait and run.
-    """
-
-    __slots__ = ("arrived", "cancelled", "deadline", "inputs", "key", "rows")
-
-    def __init__(self, inputs: Tensors, rows: int, timeout: float) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.key: Hashable = tuple([array.shape[1:] for array in inputs.values()])
-        self.arrived = time.monotonic()
-        self.deadline = self.arrived + timeout
-        self.cancelled = False
-
-    @abstractmethod
-    def done(self, result: Tensors | OpenMaaSError, timing: Timing) -> None:
-        """Called exactly once, unless it was cancelled before: the outputs or the error, and where the time went."""
-
-
-class _Group:
-    """Works that may share a batch, in the order of their arrival, and their rows."""
-
-    __slots__ = ("rows", "works")
-
-    def __init__(self) -> None:
-        self.works: deque[Work] = deque()
-        self.rows = 0
-
-
-class _Outcome:
-    """What one engine call gave for the works in it."""
-
-    __slots__ = ("answers", "batch", "calls", "failed", "model", "started")
-
-    def __init__(self) -> None:
-        self.answers: list[Tensors | OpenMaaSError] = []
-        self.started = time.monotonic()
-        self.calls: list[tuple[int, float]] = []  # rows and seconds of each call
-        self.failed = False
-        self.model = 0.0
-        self.batch = 0.0
+# Tokens of one batch for each of its rows, where nobody says how many.
+TOKENS_A_ROW: Final = 128
+# A batch with this share of what it may have is full.
+_FULL: Final = 0.75
 
 
 class Batcher:
     """The queue before one engine. All methods belong to the event loop's thread.
 
     run: the engine's own call; blocks, and is never called twice at a time. max_batch: rows a call. max_queue: requests
-    waiting. max_wait: seconds that a request may wait for batch-mates while the engine is free.
+    waiting. max_wait: seconds that a request may wait for batch-mates while the engine is free. padding: how rows of different
+    lengths may share a call, and then max_tokens: its rows times the longest of them, 0 for a default; one row may be longer.
     """
 
     def __init__(
@@ -93,18 +52,21 @@ class Batcher:
         max_batch: int = 32,
         max_queue: int = 1024,
         max_wait: float = 0.0,
+        padding: Padding | None = None,
+        max_tokens: int = 0,
         statistics: Statistics | None = None,
     ) -> None:
-        self._run = run
-        self._batchable = batchable
         self._max_batch = max_batch if batchable else 1
+        self._limits = Limits(self._max_batch, max_tokens or TOKENS_A_ROW * self._max_batch)
         self._max_queue = max_queue
         self._max_wait = max_wait
+        self._padding = padding if batchable else None
         self.statistics = statistics or Statistics()
+        self._runner = Runner(run, batchable=batchable, padding=self._padding)
+        self._pace = Pace(self._max_batch)
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._groups: dict[Hashable, _Group] = {}
-        self._waiting = 0
+        self._waiting = Waiting()
         self._running: list[Work] = []
         self._started = 0.0
         self._scheduled: asyncio.Handle | None = None
@@ -115,12 +77,12 @@ class Batcher:
     @property
     def queued(self) -> int:
         """Requests that wait."""
-        return self._waiting
+        return len(self._waiting)
 
     @property
     def in_flight(self) -> int:
         """Requests that wait or run."""
-        return self._waiting + len(self._running)
+        return len(self._waiting) + len(self._running)
 
     @property
     def stalled(self) -> float:
@@ -131,60 +93,45 @@ class Batcher:
         """Raise Unavailable when the queue is full or the replica is closing: before a request is even read."""
         if self._closed:
             raise Unavailable("The replica is stopping.", code="stopping", retry_after=1.0)
+        waiting = len(self._waiting)
         # What a free engine takes in a moment does not count as waiting.
-        if self._waiting >= self._max_queue + (0 if self._running else self._max_batch):
+        if waiting >= self._max_queue + (0 if self._running else self._max_batch):
             self.statistics.rejected += 1
             raise Unavailable(
-                f"{self._waiting} requests wait already, the limit (max_queue) is {self._max_queue}.",
+                f"{waiting} requests wait already, the limit (max_queue) is {self._max_queue}.",
                 code="queue_full",
-                retry_after=self._seconds_to_clear(),
+                retry_after=max(1.0, min(60.0, self._typical * waiting / self._max_batch)),
                 next_step="Try again later, or deploy with more --replicas.",
             )
 
     def submit(self, work: Work) -> None:
         """Queue one piece of work. Raises Unavailable at once when there is no room."""
         self.check_room()
-        group = self._groups.get(work.key)
-        if group is None:
-            group = self._groups[work.key] = _Group()
-        group.works.append(work)
-        group.rows += work.rows
-        self._waiting += 1
+        if self._padding is not None:
+            sequences.measure(work, self._padding)
+        group = self._waiting.add(work)
         if self._running or (self._scheduled is not None and not self._patient):
             return
-        if self._patient and group.rows < self._max_batch:
+        if self._patient and not group.is_full(self._limits):
             return
         self._schedule()
 
     def cancel(self, work: Work) -> None:
         """Nobody waits for it any more: it gives its place in the queue back; where it runs already, its answer is dropped."""
         work.cancelled = True
-        group = self._groups.get(work.key)
-        if group is None:
-            return
-        try:
-            group.works.remove(work)
-        except ValueError:
-            return
-        self._left(group, work)
-        self.statistics.cancelled += 1
+        if self._waiting.remove(work):
+            self.statistics.cancelled += 1
 
     def close(self) -> None:
         """End everything that waits with an error; what runs ends by itself."""
         self._closed = True
         if self._scheduled is not None:
             self._scheduled.cancel()
-        groups, self._groups, self._waiting = self._groups, {}, 0
-        for group in groups.values():
-            for work in group.works:
-                self._end(
-                    work, Unavailable("The replica stopped before it came to this request.", code="stopping", retry_after=1.0)
-                )
+        for work in self._waiting.clear():
+            self._end(
+                work, Unavailable("The replica stopped before it came to this request.", code="stopping", retry_after=1.0)
+            )
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _seconds_to_clear(self) -> float:
-        seconds = self._typical * self._waiting / self._max_batch
-        return max(1.0, min(60.0, seconds))
 
     # taking from the queue
 
@@ -198,156 +145,87 @@ class Batcher:
     def _dispatch(self) -> None:
         self._scheduled = None
         self._patient = False
-        works = self._take()
-        if not works:
+        batch = self._take()
+        if batch is None:
             return
-        self._running = works
+        self._running = batch.works
         self._started = time.monotonic()
-        if self._typical < INLINE_BELOW and self._is_small(works):
-            outcome = self._execute(works)
+        if self._typical < INLINE_BELOW and self._is_small(batch.works):
+            self._runner.execute(batch)
             self._running = []
-            self._learn(outcome)
+            self._learn(batch)
             if self._waiting:
                 self._schedule()
-            self._deliver(works, outcome)
+            self._deliver(batch)
         else:
-            self._loop.run_in_executor(self._thread, self._execute, works).add_done_callback(self._executed)
+            self._loop.run_in_executor(self._thread, self._runner.execute, batch).add_done_callback(
+                lambda future: self._executed(batch, future)
+            )
 
-    def _is_small(self, works: Sequence[Work]) -> bool:
+    def _is_small(self, works: list[Work]) -> bool:
         """Whether it can be believed that this call is as short as the others were."""
         size = sum([array.nbytes for work in works for array in work.inputs.values()])
         return size <= INLINE_BYTES and works[0].rows <= self._max_batch
 
-    def _executed(self, future: asyncio.Future[_Outcome]) -> None:
-        works, self._running = self._running, []
+    def _executed(self, batch: Batch, future: asyncio.Future[Batch]) -> None:
+        self._running = []
         if future.cancelled():
-            outcome = _Outcome()
-            outcome.answers = [Unavailable("The replica is stopping.", code="stopping", retry_after=1.0) for _ in works]
+            batch.answers = [Unavailable("The replica is stopping.", code="stopping", retry_after=1.0) for _ in batch.works]
         else:
-            outcome = future.result()
-        self._learn(outcome)
+            self._learn(batch)
         # The engine gets its next batch before the answers of this one are encoded.
         self._dispatch()
-        self._deliver(works, outcome)
+        self._deliver(batch)
 
-    def _learn(self, outcome: _Outcome) -> None:
+    def _learn(self, batch: Batch) -> None:
         """Counts, and how long a call takes: a slower one counts at once, a faster one by and by, and only if it succeeded."""
-        for rows, seconds in outcome.calls:
+        for rows, seconds in batch.calls:
             self.statistics.executed(rows, seconds)
             if seconds >= self._typical:
                 self._typical = seconds
-            elif not outcome.failed:
+            elif not batch.failed:
                 self._typical = self._typical + 0.2 * (seconds - self._typical) if self._typical < math.inf else seconds
+        if batch.padded:
+            self.statistics.padded(batch.tokens, batch.padded - batch.tokens)
+        rows = sum([rows for rows, _ in batch.calls])
+        limits = batch.limits
+        full = rows >= _FULL * limits.rows or batch.padded >= _FULL * limits.tokens
+        if full and not batch.failed and batch.works[0].rows <= limits.rows:
+            self._pace.learn(batch.size, batch.padded or rows, batch.took)
 
-    def _take(self) -> list[Work]:
+    def _take(self) -> Batch | None:
         """The next batch: of those that may share one, the group whose head has waited longest."""
         now = time.monotonic()
-        while self._groups:
-            group = next(iter(self._groups.values()))
-            if len(self._groups) > 1:
-                group = min(self._groups.values(), key=_head_arrived)
+        while (group := self._waiting.oldest()) is not None:
             if self._max_wait and (delay := self._patience(group, now)) > 0:
-                full = next((other for other in self._groups.values() if other.rows >= self._max_batch), None)
+                full = self._waiting.full(self._limits)
                 if full is None:
                     self._schedule(delay)
-                    return []
+                    return None
                 group = full
-            works = self._pop(group, now)
+            size = self._pace.choose(self._typical, group.rows)
+            limits = (
+                Limits(Pace.limit(self._limits.rows, size), Pace.limit(self._limits.tokens, size)) if size else self._limits
+            )
+            works, over = self._waiting.take(group, now, limits)
+            for work in over:
+                self._end(work, late())
             if works:
-                return works
-        return []
+                return Batch(works, limits, size)
+        return None
 
-    def _patience(self, group: _Group, now: float) -> float:
+    def _patience(self, group: Group, now: float) -> float:
         """Seconds that this group may still wait for batch-mates."""
-        if group.rows >= self._max_batch:
-            return 0.0
-        return group.works[0].arrived + self._max_wait - now
-
-    def _pop(self, group: _Group, now: float) -> list[Work]:
-        works: list[Work] = []
-        rows = 0
-        while group.works and rows < self._max_batch:
-            work = group.works[0]
-            late = work.deadline <= now
-            if works and not late and rows + work.rows > self._max_batch:
-                break
-            group.works.popleft()
-            self._left(group, work)
-            if late:
-                self._end(work, _late())
-            else:
-                works.append(work)
-                rows += work.rows
-        return works
-
-    def _left(self, group: _Group, work: Work) -> None:
-        """A piece of work is out of the queue."""
-        self._waiting -= 1
-        group.rows -= work.rows
-        if not group.works:
-            del self._groups[work.key]
-
-    # running, in the engine's thread or inline
-
-    def _execute(self, works: list[Work]) -> _Outcome:
-        outcome = _Outcome()
-        self._run_group(works, outcome)
-        outcome.batch = max(0.0, time.monotonic() - outcome.started - outcome.model)
-        return outcome
-
-    def _run_group(self, works: Sequence[Work], outcome: _Outcome) -> None:
-        """Answers in the order of `works`. A failing group is halved, so that only the culprit keeps its error."""
-        try:
-            answers = self._run_together(works, outcome)
-        except BaseException as error:  # also what libraries written in other languages throw, as a panic in Rust
-            outcome.failed = True
-            if len(works) == 1:
-                outcome.answers.append(engine_error(error))
-                return
-            middle = len(works) // 2
-            self._run_group(works[:middle], outcome)
-            self._run_group(works[middle:], outcome)
-        else:
-            outcome.answers += answers
-
-    def _run_together(self, works: Sequence[Work], outcome: _Outcome) -> list[Tensors]:
-        if len(works) == 1:
-            (work,) = works
-            if work.rows > self._max_batch and self._batchable:
-                return [self._run_in_slices(work, outcome)]
-            return [self._call(work.inputs, work.rows, outcome)]
-        first = works[0].inputs
-        joined = {name: np.concatenate([work.inputs[name] for work in works]) for name in first}
-        rows = sum(work.rows for work in works)
-        return _split(self._call(joined, rows, outcome), [work.rows for work in works], rows)
-
-    def _run_in_slices(self, work: Work, outcome: _Outcome) -> Tensors:
-        """A request with more rows than a batch may have. It is given up between two calls when nobody needs it any more."""
-        parts: list[Tensors] = []
-        for start in range(0, work.rows, self._max_batch):
-            if work.cancelled or work.deadline <= time.monotonic():
-                raise _late()
-            piece = {name: array[start : start + self._max_batch] for name, array in work.inputs.items()}
-            rows = min(self._max_batch, work.rows - start)
-            parts += _split(self._call(piece, rows, outcome), [rows], rows)
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def _call(self, inputs: Tensors, rows: int, outcome: _Outcome) -> Tensors:
-        begun = time.monotonic()
-        try:
-            return self._run(inputs)
-        finally:
-            seconds = time.monotonic() - begun
-            outcome.model += seconds
-            outcome.calls.append((rows, seconds))
+        return 0.0 if group.is_full(self._limits) else group.head.arrived + self._max_wait - now
 
     # handing out
 
-    def _deliver(self, works: Sequence[Work], outcome: _Outcome) -> None:
+    def _deliver(self, batch: Batch) -> None:
         self.statistics.touch()
-        for work, answer in zip(works, outcome.answers, strict=True):
-            queue = max(0.0, outcome.started - work.arrived)
-            self._end(work, answer, Timing(queue, outcome.batch, outcome.model, work.rows))
+        around = max(0.0, batch.took - batch.model)
+        for work, answer in zip(batch.works, batch.answers, strict=True):
+            queue = max(0.0, batch.started - work.arrived)
+            self._end(work, answer, Timing(queue, around, batch.model, work.rows))
 
     def _end(self, work: Work, answer: Tensors | OpenMaaSError, timing: Timing | None = None) -> None:
         if work.cancelled:
@@ -357,44 +235,3 @@ class Batcher:
             work.done(answer, timing or Timing(queue=time.monotonic() - work.arrived, rows=work.rows))
         except Exception:
             get_logger("batcher").exception("done_failed")  # and those after it still get their answers
-
-
-def _split(outputs: Tensors, rows: Sequence[int], total: int) -> list[Tensors]:
-    """Each request's own rows. Raises EngineFailed when an output does not have the batch's rows: it cannot be told apart."""
-    for name, array in outputs.items():
-        if array.ndim == 0 or len(array) != total:
-            raise EngineFailed(
-                f"Output {name!r} has shape {list(array.shape)} for a batch of {total} rows.", code="output_not_batched"
-            )
-    parts: list[Tensors] = []
-    start = 0
-    for count in rows:
-        parts.append({name: array[start : start + count] for name, array in outputs.items()})
-        start += count
-    return parts
-
-
-def _head_arrived(group: _Group) -> float:
-    return group.works[0].arrived
-
-
-def _late() -> DeadlineExceeded:
-    return DeadlineExceeded(
-        "The request's time was over before the model was through with it.",
-        next_step="Allow it more time, or deploy with more --replicas.",
-    )
-
-
-def engine_error(error: BaseException, what: str = "The model failed on this input") -> OpenMaaSError:
-    """What an engine or a library raised, as an error of ours."""
-    if isinstance(error, OpenMaaSError):
-        return error
-    if isinstance(error, MemoryError):
-        return Unavailable(
-            "The model ran out of memory on this input.",
-            code="out_of_memory",
-            retry_after=1.0,
-            next_step="Send fewer rows a request, or deploy with more --memory.",
-        )
-    text = without_paths(" ".join(str(error).split())[:500])
-    return EngineFailed(f"{what}: {type(error).__name__}: {text}.")

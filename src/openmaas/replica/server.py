@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from openmaas.core.contracts import Answer, Call, Health, ReplicaSpec, Timing
-from openmaas.core.errors import InvalidInput, OpenMaaSError
+from openmaas.core.errors import DeadlineExceeded, InvalidInput, Unavailable
 from openmaas.core.link import IncomingCall
+from openmaas.core.processing import Labels
 from openmaas.engines import Engine
-from openmaas.protocols import codings, kserve, oip
-from openmaas.replica.batcher import Batcher, Tensors, Work, engine_error
+from openmaas.processing import Processor
+from openmaas.protocols import codings, oip
+from openmaas.protocols.plain import Decoded, PlainDecoder
+from openmaas.replica.batcher import Batcher, Tensors, engine_error
+from openmaas.replica.inference import LARGE, Inference, PlainPrediction, Prediction, raw_rows, refuse_top
 
 _decode_call = msgspec.msgpack.Decoder(Call).decode
 _encode = msgspec.msgpack.Encoder().encode
+_Kind = TypeVar("_Kind", bound=Inference)
 _STREAMS = 64
-# Bytes from which a body is decoded, or outputs encoded, beside the event loop, so that everybody else is served meanwhile.
-_LARGE = 256 * 1024
 _LARGE_CODED = 16 * 1024
 
 
 class ReplicaServer:
     """Answers the calls of the link with one engine.
 
-    max_body: bytes of a request body, also after decompression.
+    max_body: bytes of a request body, also after decompression. processor: what makes the engine's inputs of texts, images and
+    tables, and answers of its outputs; without one tensors pass as they are.
     """
 
-    def __init__(self, spec: ReplicaSpec, engine: Engine, max_body: int) -> None:
+    def __init__(self, spec: ReplicaSpec, engine: Engine, max_body: int, processor: Processor | None = None) -> None:
         self._spec = spec
         self._manifest = spec.manifest
         self.batchable = spec.manifest.batchable
@@ -39,7 +44,14 @@ class ReplicaServer:
         self._engine = engine
         self._max_body = max_body
         self.version = str(spec.version)
-        self._decoder = oip.InferDecoder(self._signature)
+        self.processor = processor or Processor(self._signature, None, None, None)
+        self._decoder = oip.InferDecoder(self._signature, self.processor.public)
+        self._plain = PlainDecoder(self._signature, self.processor.input)
+        before = self.processor.before
+        self._quick = before.quick if before is not None else LARGE
+        self._names_classes = spec.manifest.processing is not None and isinstance(spec.manifest.processing.output, Labels)
+        self._preparing = 0
+        self._preparers = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="prepare")
         self._streams = 0
         self._stream_threads = ThreadPoolExecutor(_STREAMS, thread_name_prefix="stream")
         self._large_thread = ThreadPoolExecutor(1, thread_name_prefix="large")
@@ -50,17 +62,27 @@ class ReplicaServer:
             max_batch=spec.max_batch,
             max_queue=spec.max_queue,
             max_wait=spec.max_wait,
+            padding=spec.manifest.padding,
+            max_tokens=spec.max_tokens,
         )
 
     def handle(self, call: IncomingCall) -> None:
         """Start one call; it ends by itself, now or later. Raises the error that ends it at once."""
         head = _decode_call(call.header)
-        if head.operation in ("infer", "v1_predict"):
+        if head.operation in ("infer", "v1_predict", "predict"):
             self.batcher.check_room()
-            if len(call.payload) < (_LARGE_CODED if head.content_encoding else _LARGE):
-                self._submit(self._decoded(call, head))
-            else:
+            size = len(call.payload)
+            if size >= (_LARGE_CODED if head.content_encoding else LARGE):
                 self.beside(call, self._decode_large(call, head))
+                return
+            work = self._decoded(call, head)
+            if work.raw is None:
+                self._submit(work)
+            elif size <= self._quick:
+                work.prepare()
+                self._submit(work)
+            else:
+                self.beside(call, self._prepare(work))
         elif head.operation == "generate":
             self._generate(call, head)
         else:
@@ -69,7 +91,7 @@ class ReplicaServer:
     def health(self) -> bytes:
         """The answer to a ping, msgpack of contracts.Health."""
         statistics, batcher = self.batcher.statistics, self.batcher
-        in_flight = batcher.in_flight + self._streams
+        in_flight = batcher.in_flight + self._streams + self._preparing
         return _encode(Health(True, statistics.success.count, in_flight, batcher.queued, batcher.stalled))
 
     def close(self) -> None:
@@ -78,6 +100,7 @@ class ReplicaServer:
             task.cancel()
         self._stream_threads.shutdown(wait=False, cancel_futures=True)
         self._large_thread.shutdown(wait=False, cancel_futures=True)
+        self._preparers.shutdown(wait=False, cancel_futures=True)
         self._engine.close()
 
     def beside(self, call: IncomingCall, work: Coroutine[Any, Any, None]) -> None:
@@ -88,29 +111,68 @@ class ReplicaServer:
 
     # predictions
 
-    def _decoded(self, call: IncomingCall, head: Call) -> _Inference:
+    def _decoded(self, call: IncomingCall, head: Call) -> Inference:
         """The work of a call. Raises the error that ends it at once."""
         body = self._body(call, head)
-        if head.operation == "v1_predict":
-            inputs = kserve.decode_predict(body, self._signature)
-            work: _Inference = _Prediction(self, call, head, oip.InferRequest(inputs), head.timeout)
-        else:
+        if head.operation == "infer":
             request = self._decoder.decode(body, head.json_size)
             timeout = min(head.timeout, request.timeout) if request.timeout else head.timeout
-            work = _Inference(self, call, head, request, timeout)
-        if self.batchable:
+            work = Inference(self, call, head, request, timeout, raw_rows(request.inputs) if request.raw else None)
+        elif head.operation == "v1_predict":
+            work = self._plainly(Prediction, call, head, self._plain.decode_v1(body))
+        else:
+            if head.top and not self._names_classes:
+                raise refuse_top()
+            decoded = self._plain.decode(body, head.content_type)
+            work = answer = self._plainly(PlainPrediction, call, head, decoded)
+            answer.texts = decoded.texts
+        if self.batchable and work.raw is None:
             work.rows = oip.rows_of(work.inputs)
         return work
+
+    def _plainly(self, kind: type[_Kind], call: IncomingCall, head: Call, decoded: Decoded) -> _Kind:
+        raw = decoded.rows if decoded.inputs is None else None
+        return kind(self, call, head, oip.InferRequest(decoded.inputs or {}), head.timeout, raw)
+
+    def check_rows(self, inputs: Tensors) -> None:
+        """Whether an engine with a fixed number of rows gets as many. Raises InvalidInput."""
+        for spec in self._signature.inputs:
+            fixed, came = spec.shape[0] if spec.shape else -1, len(inputs[spec.name])
+            if fixed not in (-1, came):
+                raise InvalidInput(
+                    f"The model takes {fixed} {'row' if fixed == 1 else 'rows'} a request; {came} came.",
+                    code="shape_mismatch",
+                    next_step=f"Send {fixed} at a time.",
+                )
 
     async def _decode_large(self, call: IncomingCall, head: Call) -> None:
         arrived = time.monotonic()
         work = await asyncio.get_running_loop().run_in_executor(self._large_thread, self._decoded, call, head)
         work.deadline -= work.arrived - arrived
         work.arrived = arrived
-        if not call.cancelled:
+        if work.raw is not None:
+            await self._prepare(work)
+        elif not call.cancelled:
             self._submit(work)
 
-    async def answer_large(self, work: _Inference, outputs: Tensors, timing: Timing) -> None:
+    async def _prepare(self, work: Inference) -> None:
+        """Make the engine's inputs beside the event loop, several requests' at a time."""
+        if self._preparing >= self._spec.max_queue:
+            raise Unavailable(
+                f"{self._preparing} requests are being decoded already, the limit (max_queue) is {self._spec.max_queue}.",
+                code="queue_full",
+                retry_after=1.0,
+                next_step="Try again later, or deploy with more --replicas.",
+            )
+        self._preparing += 1
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._preparers, _prepare_if_wanted, work)
+        finally:
+            self._preparing -= 1
+        if not work.call.cancelled:
+            self._submit(work)
+
+    async def answer_large(self, work: Inference, outputs: Tensors, timing: Timing) -> None:
         try:
             loop = asyncio.get_running_loop()
             work.answer(await loop.run_in_executor(self._large_thread, work.encoded, outputs, timing), timing)
@@ -121,7 +183,7 @@ class ReplicaServer:
         body, call.payload = call.payload, b""
         return codings.decompress(body, head.content_encoding, self._max_body) if head.content_encoding else body
 
-    def _submit(self, work: _Inference) -> None:
+    def _submit(self, work: Inference) -> None:
         self.batcher.submit(work)
         work.call.on_cancel = work.cancel
 
@@ -151,71 +213,21 @@ class ReplicaServer:
 
     def _about(self, head: Call) -> object:
         if head.operation == "metadata":
-            return oip.model_metadata(head.deployment, [self.version], self._manifest)
+            return oip.model_metadata(head.deployment, [self.version], self._manifest, self.processor.public)
         if head.operation == "config":
-            return oip.model_config(head.deployment, self._manifest, self._spec.max_batch)
+            return oip.model_config(head.deployment, self._manifest, self._spec.max_batch, self.processor.public)
         if head.operation == "statistics":
             return self.batcher.statistics.as_wire(head.deployment, self._spec.version)
         raise InvalidInput(f"The replica does not know the operation {head.operation!r}.")
 
 
-class _Inference(Work):
-    """A request on its way through the batcher, and the call that waits for it."""
-
-    __slots__ = ("call", "head", "request", "server")
-
-    def __init__(
-        self, server: ReplicaServer, call: IncomingCall, head: Call, request: oip.InferRequest, timeout: float
-    ) -> None:
-        super().__init__(request.inputs, 1, timeout)
-        self.server = server
-        self.call = call
-        self.head = head
-        self.request = request
-
-    def cancel(self) -> None:
-        """The caller left."""
-        self.server.batcher.cancel(self)
-
-    def done(self, result: Tensors | OpenMaaSError, timing: Timing) -> None:
-        try:
-            if isinstance(result, OpenMaaSError):
-                self.fail(result)
-            elif sum([array.nbytes for array in result.values()]) < _LARGE:
-                self.answer(self.encoded(result, timing), timing)
-            else:
-                self.server.beside(self.call, self.server.answer_large(self, result, timing))
-        except Exception as error:
-            self.fail(error)
-
-    def answer(self, encoded: tuple[bytes, bytes], timing: Timing) -> None:
-        self.call.answer(*encoded)
-        self.server.batcher.statistics.answered(timing, time.monotonic() - self.arrived)
-
-    def fail(self, error: Exception) -> None:
-        self.call.fail(engine_error(error, "The model's answer cannot be sent"))
-        self.server.batcher.statistics.failed(time.monotonic() - self.arrived)
-
-    def encoded(self, outputs: Tensors, timing: Timing) -> tuple[bytes, bytes]:
-        """Head and body of the answer."""
-        response = self.encode(outputs)
-        body, coding = response.body, ""
-        if self.head.accept_encoding:
-            body, coding = codings.compress(body, self.head.accept_encoding)
-        content_type = "application/json" if response.json_size < 0 else oip.BINARY_CONTENT_TYPE
-        return _encode(Answer(200, content_type, coding, response.json_size, timing)), body
-
-    def encode(self, outputs: Tensors) -> oip.InferResponse:
-        return oip.encode_infer(self.head.deployment, self.server.version, self.request, outputs)
-
-
-class _Prediction(_Inference):
-    """The same, answered in KServe V1's words."""
-
-    __slots__ = ()
-
-    def encode(self, outputs: Tensors) -> oip.InferResponse:
-        return oip.InferResponse(kserve.encode_predict(outputs, self.server.batchable))
+def _prepare_if_wanted(work: Inference) -> None:
+    """Unless its caller has left or its time is over."""
+    if work.call.cancelled:
+        return
+    if work.deadline <= time.monotonic():
+        raise DeadlineExceeded("The request's time was over before its input was decoded.")
+    work.prepare()
 
 
 async def _until_the_end(call: IncomingCall, work: Coroutine[Any, Any, None]) -> None:

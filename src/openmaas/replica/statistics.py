@@ -36,6 +36,8 @@ class Statistics:
         self.rows = 0
         self.executions = 0
         self.last_inference = 0.0
+        self.tokens = 0
+        self.padding_tokens = 0
         self._queue = _Span()
         self._batch = _Span()
         self._model = _Span()
@@ -48,6 +50,11 @@ class Statistics:
         if span is None:
             span = self._by_size[rows] = _Span()
         span.add(seconds)
+
+    def padded(self, tokens: int, padding: int) -> None:
+        """Sequences that ran: their own tokens, and those that filled them up to the longest of their batch."""
+        self.tokens += tokens
+        self.padding_tokens += padding
 
     def answered(self, timing: Timing, seconds: float) -> None:
         """One request answered, `seconds` after it arrived here."""
@@ -63,6 +70,7 @@ class Statistics:
     def as_wire(self, name: str, version: int) -> dict[str, Any]:
         """One entry of `model_stats` as in Triton's statistics extension; times in nanoseconds, last_inference in milliseconds.
 
+        Beyond Triton's: cancelled, rejected, and where rows are sequences their tokens and the tokens that were padding.
         compute_input is the making of the batch and the splitting of its answers; compute_output is part of it, so always 0.
         """
         return {
@@ -92,6 +100,8 @@ class Statistics:
             ],
             "cancelled": self.cancelled,
             "rejected": self.rejected,
+            "tokens": self.tokens,
+            "padding_tokens": self.padding_tokens,
         }
 
     def touch(self) -> None:

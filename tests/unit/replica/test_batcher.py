@@ -674,7 +674,7 @@ async def test_every_work_ends_exactly_once(make: Make, path: str, seed: int) ->
             )
     await asyncio.sleep(0.01)
     assert all(len(request.ends) == (0 if id(request) in cancelled else 1) for request in accepted)
-    assert (batcher.queued, batcher.in_flight, batcher._groups) == (0, 0, {})
+    assert (batcher.queued, batcher.in_flight, batcher._waiting.oldest()) == (0, 0, None)
     assert batcher.statistics.cancelled == len(cancelled)
     assert batcher.statistics.rejected == refused
     assert max(engine.sizes) <= batcher._max_batch
