@@ -211,8 +211,10 @@ class DeploymentRow(Base):
 
 
 class DeploymentRevisionRow(Base):
-    """One move of a deployment: deploy, rollback or undeploy. `options` and `cause` are JSON.
+    """One move of a deployment: deploy, rollback or undeploy. `options`, `engine` and `cause` are JSON.
 
+    engine: what was chosen to run it, and why (control/resolution.py); None while that is open, and for the version's own.
+    measuring: id of the job that it waits for before an engine can be chosen.
     base: the revision that a rollback from here goes back to; None where there was none.
     """
 
@@ -229,6 +231,8 @@ class DeploymentRevisionRow(Base):
     action: Mapped[Literal["deploy", "rollback", "undeploy"]] = mapped_column(String(16))
     state: Mapped[Literal["starting", "ready", "failed", "superseded", "stopped"]] = mapped_column(String(16))
     options: Mapped[str] = mapped_column(Text)
+    engine: Mapped[str | None] = mapped_column(Text)
+    measuring: Mapped[str | None] = mapped_column(String(32))
     cause: Mapped[str | None] = mapped_column(Text)
     base: Mapped[int | None]
     actor: Mapped[str] = mapped_column(Name)
@@ -272,6 +276,21 @@ class JobRow(Base):
     queued_at: Mapped[float] = mapped_column(Double)
     started_at: Mapped[float | None] = mapped_column(Double)
     ended_at: Mapped[float | None] = mapped_column(Double)
+
+
+class MeasurementRow(Base):
+    """How fast engines ran a version on one kind of processor. Only added to: the newest counts. `result` is JSON."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (Index("measurements_version", "project", "digest", "processor", "id"),)
+
+    id: Mapped[int] = mapped_column(Identity, primary_key=True)
+    project: Mapped[str] = mapped_column(Name)
+    digest: Mapped[str] = mapped_column(Digest)
+    processor: Mapped[str] = mapped_column(String(255))
+    result: Mapped[str] = mapped_column(Text)
+    job: Mapped[str] = mapped_column(String(32))
+    at: Mapped[float] = mapped_column(Double)
 
 
 class CounterRow(Base):
