@@ -13,7 +13,7 @@ import secrets
 
 import msgspec
 
-from openmaas.core.contracts import Answer, Call, Key, Timing, encode
+from openmaas.core.contracts import Answer, Call, Key, Operation, Timing, encode
 from openmaas.core.errors import DeadlineExceeded, InvalidInput, OpenMaaSError, http_body
 from openmaas.core.log import get_logger
 from openmaas.core.settings import Settings
@@ -23,10 +23,11 @@ from openmaas.gateway.http import Request
 from openmaas.gateway.metrics import Metrics
 from openmaas.gateway.pages import Pages
 from openmaas.gateway.router import Router, Target
-from openmaas.protocols.routes import Route, parse_path
+from openmaas.protocols.routes import Route, parse_target
 
 _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+_OPERATIONS: dict[str, Operation] = {"infer": "infer", "v1_predict": "v1_predict", "predict": "predict"}
 _KNOWN_PATHS = 4096
 _KNOWN_PATH_SIZE = 256
 
@@ -169,8 +170,7 @@ class Door:
         return exchange
 
     def _parse(self, target: bytes) -> Route:
-        path = target.partition(b"?")[0].decode("latin-1")
-        route = parse_path(path)
+        route = parse_target(target.decode("latin-1"))
         if len(target) <= _KNOWN_PATH_SIZE:  # anybody may ask, also without a key: little is remembered, and not for ever
             if len(self._routes) >= _KNOWN_PATHS:
                 self._routes.clear()
@@ -284,10 +284,14 @@ class _WrongMethod(OpenMaaSError):
 
 
 def _server_timing(timing: Timing, total: float) -> str:
-    """The Server-Timing header: milliseconds in the queue, making the batch, in the engine, and everything else."""
-    overhead = max(0.0, total - timing.queue - timing.batch - timing.model)
+    """The Server-Timing header: milliseconds in the queue, making the batch, in the engine, and everything else.
+
+    `prepare` is there where texts, images or a table had to be made into tensors.
+    """
+    overhead = max(0.0, total - timing.queue - timing.batch - timing.model - timing.prepare)
+    prepare = f"prepare;dur={timing.prepare * 1e3:.3f}, " if timing.prepare else ""
     return (
-        f"server-timing: queue;dur={timing.queue * 1e3:.3f}, batch;dur={timing.batch * 1e3:.3f}, "
+        f"server-timing: {prepare}queue;dur={timing.queue * 1e3:.3f}, batch;dur={timing.batch * 1e3:.3f}, "
         f"model;dur={timing.model * 1e3:.3f}, overhead;dur={overhead * 1e3:.3f}\r\n"
     )
 
@@ -315,13 +319,15 @@ def _call_head(request: Request, route: Route, exchange: Exchange, timeout: floa
                 f"Inference-Header-Content-Length is {text[:40]!r}; it must be a whole number.", code="invalid_header"
             )
         json_size = int(text)
+    plain = route.name == "predict"
     return Call(
-        "infer" if route.name == "infer" else "v1_predict",
+        _OPERATIONS[route.name],
         exchange.request_id,
         timeout,
-        "",
+        (request.header(b"content-type") or "") if plain else "",
         request.header(b"content-encoding") or "",
         request.header(b"accept-encoding") or "",
         json_size,
         exchange.deployment,
+        route.top,
     )

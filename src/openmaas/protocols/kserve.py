@@ -31,7 +31,7 @@ def decode_predict(body: bytes, signature: Signature) -> dict[str, Tensor]:
         request = _decode_body(body)
         if bool(request.instances) == bool(request.inputs):
             raise InvalidInput('The body needs either "instances" or "inputs".', code="invalid_json", next_step=_NEXT)
-        inputs = _from_rows(request.instances, signature) if request.instances else _from_columns(request.inputs, signature)
+        inputs = read_rows(request.instances, signature) if request.instances else read_columns(request.inputs, signature)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(
             f"The body is not a prediction request: {str(error)[:500]}.", code="invalid_json", next_step=_NEXT
@@ -42,7 +42,16 @@ def decode_predict(body: bytes, signature: Signature) -> dict[str, Tensor]:
     return inputs
 
 
-def _from_rows(raw: msgspec.Raw, signature: Signature) -> dict[str, Tensor]:
+def instances_of(body: bytes) -> msgspec.Raw:
+    """The instances as they came; empty where there are none, or where the body cannot be read at all."""
+    try:
+        return _decode_body(body).instances
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.Raw()
+
+
+def read_rows(raw: msgspec.Raw, signature: Signature) -> dict[str, Tensor]:
+    """Inputs from a list of rows, which are objects by input name where there are several. Nothing is checked yet."""
     if bytes(raw).lstrip(b"[ \t\r\n")[:1] != b"{":
         return {_only(signature).name: from_json(_only(signature).name, _only(signature).datatype, raw)}
     rows = _decode_rows(raw)
@@ -71,7 +80,8 @@ def _refuse_unknown(rows: list[dict[str, msgspec.Raw]], signature: Signature) ->
             )
 
 
-def _from_columns(raw: msgspec.Raw, signature: Signature) -> dict[str, Tensor]:
+def read_columns(raw: msgspec.Raw, signature: Signature) -> dict[str, Tensor]:
+    """Inputs from an object by input name, or from the only input's values. Nothing but the names is checked yet."""
     text = bytes(raw)
     if text.lstrip()[:1] != b"{":
         return {_only(signature).name: from_json(_only(signature).name, _only(signature).datatype, msgspec.Raw(text))}

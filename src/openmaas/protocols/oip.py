@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -63,7 +63,8 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
 class InferRequest(msgspec.Struct):
     """A decoded request. wanted: output names in the caller's order, or None for all. binary: which of them go out as blobs.
 
-    timeout: seconds that the caller allows, from the `timeout` parameter (microseconds), or None.
+    timeout: seconds that the caller allows, from the `timeout` parameter (microseconds), or None. raw: the input is the public
+    one, which still has to become the engine's.
     """
 
     inputs: dict[str, Tensor]
@@ -72,6 +73,7 @@ class InferRequest(msgspec.Struct):
     binary: Mapping[str, bool] = {}
     binary_default: bool = False
     timeout: float | None = None
+    raw: bool = False
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
@@ -81,12 +83,16 @@ _encode = msgspec.json.Encoder().encode
 class InferDecoder:
     """Request bodies as typed arrays that fit one signature.
 
+    public: the signature as callers see it, where texts or images stand for the engine's inputs; either may be sent.
     JSON tensors of a name, datatype and shape that fitted before take a short way: only their numbers are still checked.
     """
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, signature: Signature, public: Signature | None = None) -> None:
         self._signature = signature
-        self._names = frozenset(spec.name for spec in signature.inputs)
+        self._public = public or signature
+        self._outputs = frozenset(spec.name for one in (signature, self._public) for spec in one.outputs)
+        (raw, *_) = self._public.inputs or (None,)
+        self._raw = raw if raw not in signature.inputs else None
         self._known: dict[tuple[Any, ...], Form] = {}
 
     def decode(self, body: bytes, json_size: int) -> InferRequest:
@@ -103,11 +109,19 @@ class InferDecoder:
         head, blobs = (view, view[:0]) if json_size < 0 else (view[:json_size], view[json_size:])
         request = _parse(head)
         inputs = self._short_way(request.inputs) if json_size < 0 else None
+        raw = inputs is None and self._is_raw(request.inputs)
         if inputs is None:
-            inputs = self._long_way(request.inputs, blobs)
+            inputs = self._long_way(request.inputs, blobs, self._public if raw else self._signature)
         if request.parameters is None and request.outputs is None:
-            return InferRequest(inputs, request.id)
-        return _with_options(request, inputs, self._signature)
+            return InferRequest(inputs, request.id, raw=raw)
+        decoded = _with_options(request, inputs, self._outputs)
+        decoded.raw = raw
+        return decoded
+
+    def _is_raw(self, tensors: list[_Tensor]) -> bool:
+        """Whether it is the public input that came: it may have the name of an engine's input, but not its type."""
+        raw = self._raw
+        return raw is not None and any(tensor.name == raw.name and tensor.datatype == raw.datatype for tensor in tensors)
 
     def _short_way(self, tensors: list[_Tensor]) -> dict[str, Tensor] | None:
         """The arrays, or None where something has to be looked at more closely."""
@@ -122,23 +136,33 @@ class InferDecoder:
             inputs[tensor.name] = array
         return inputs if len(inputs) == len(tensors) == len(self._signature.inputs) else None
 
-    def _long_way(self, tensors: list[_Tensor], blobs: memoryview) -> dict[str, Tensor]:
+    def _long_way(self, tensors: list[_Tensor], blobs: memoryview, signature: Signature) -> dict[str, Tensor]:
+        names = {spec.name for spec in signature.inputs}
         inputs: dict[str, Tensor] = {}
         position = 0
         for tensor in tensors:
-            if tensor.name not in self._names:  # before its data is looked at: many of these would cost much
-                raise unknown_input(tensor.name, self._signature)
+            if tensor.name not in names:  # before its data is looked at: many of these would cost much
+                raise unknown_input(tensor.name, self._public)
             if tensor.name in inputs:
                 raise InvalidInput(f"Input {tensor.name[:80]!r} came twice.", code="input_twice")
             inputs[tensor.name], taken = _decode_tensor(tensor, blobs[position:])
             position += taken
         if position != len(blobs):
             raise InvalidInput(f"{len(blobs) - position} bytes follow the last binary tensor.", code="invalid_size")
-        check_inputs(self._signature, inputs)
+        if signature is not self._signature:
+            return {name: _one_a_row(array, signature.inputs[0]) for name, array in inputs.items()}
+        check_inputs(signature, inputs)
         for tensor in tensors:
             if Form.fits(tensor.datatype) and len(self._known) < _KNOWN_FORMS:
                 self._known[tensor.name, tensor.datatype, *tensor.shape] = Form(tensor.datatype, tuple(tensor.shape))
         return inputs
+
+
+def _one_a_row(array: Tensor, spec: TensorSpec) -> Tensor:
+    """Texts or images [N], which clients also send as [N, 1]."""
+    column = array.reshape(-1) if array.ndim == 2 and array.shape[1] == 1 and len(spec.shape) == 1 else array
+    check_inputs(Signature(inputs=(spec,), outputs=()), {spec.name: column})
+    return column
 
 
 def decode_infer(body: bytes, json_size: int, signature: Signature) -> InferRequest:
@@ -215,13 +239,12 @@ def _raw_shape(spec: TensorSpec, size: int) -> list[int]:
     return shape
 
 
-def _with_options(request: _Request, inputs: dict[str, Tensor], signature: Signature) -> InferRequest:
+def _with_options(request: _Request, inputs: dict[str, Tensor], known: frozenset[str]) -> InferRequest:
     decoded = InferRequest(inputs, id=request.id)
     if request.parameters:
         decoded.binary_default = _flag(request.parameters, "binary_data_output")
         decoded.timeout = _timeout(request.parameters)
     if request.outputs is not None:
-        known = {spec.name for spec in signature.outputs}
         binary: dict[str, bool] = {}
         for output in request.outputs:
             if output.name not in known:
@@ -278,10 +301,16 @@ class _Response(msgspec.Struct, omit_defaults=True):
     model_version: str
     outputs: list[_Output]
     id: str | None = None
+    parameters: dict[str, str] | None = None
 
 
-def encode_infer(model: str, version: str, request: InferRequest, outputs: Mapping[str, Tensor]) -> InferResponse:
-    """The answer's body: JSON, with a blob behind it for each output that was asked for in binary."""
+def encode_infer(
+    model: str, version: str, request: InferRequest, outputs: Mapping[str, Tensor], notes: Sequence[Mapping[str, Any]] = ()
+) -> InferResponse:
+    """The answer's body: JSON, with a blob behind it for each output that was asked for in binary.
+
+    notes: what must be told of single rows; a parameter of the answer, JSON in a string, since parameters are scalars.
+    """
     described: list[_Output] = []
     blobs: list[bytes] = []
     for name in request.wanted or outputs:
@@ -295,18 +324,20 @@ def encode_infer(model: str, version: str, request: InferRequest, outputs: Mappi
             described.append(_Output(name, datatype, array.shape, None, {"binary_data_size": len(blob)}))
         else:
             described.append(_Output(name, datatype, array.shape, to_list(name, array)))
-    head = _encode(_Response(model, version, described, request.id))
+    parameters = {"notes": _encode(notes).decode()} if notes else None
+    head = _encode(_Response(model, version, described, request.id, parameters))
     return InferResponse(head + b"".join(blobs), len(head)) if blobs else InferResponse(head)
 
 
-def model_metadata(name: str, versions: list[str], manifest: Manifest) -> dict[str, Any]:
-    """`GET /v2/models/{name}`."""
+def model_metadata(name: str, versions: list[str], manifest: Manifest, public: Signature | None = None) -> dict[str, Any]:
+    """`GET /v2/models/{name}`. public: the signature as callers see it, where that is not the manifest's."""
+    public = public or manifest.signature
     return {
         "name": name,
         "versions": versions,
         "platform": f"{manifest.engine}_{manifest.format}" if manifest.engine != manifest.format else manifest.engine,
-        "inputs": [_described(spec) for spec in manifest.signature.inputs],
-        "outputs": [_described(spec) for spec in manifest.signature.outputs],
+        "inputs": [_described(spec) for spec in public.inputs],
+        "outputs": [_described(spec) for spec in public.outputs],
     }
 
 
@@ -314,16 +345,17 @@ def _described(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
-def model_config(name: str, manifest: Manifest, max_batch: int) -> dict[str, Any]:
+def model_config(name: str, manifest: Manifest, max_batch: int, public: Signature | None = None) -> dict[str, Any]:
     """`GET /v2/models/{name}/config`, in the words of Triton's model configuration: without the batch axis in `dims`."""
+    public = public or manifest.signature
     skip = 1 if manifest.batchable else 0
     return {
         "name": name,
         "platform": manifest.engine,
         "backend": manifest.engine,
         "max_batch_size": max_batch if manifest.batchable else 0,
-        "input": [_configured(spec, skip) for spec in manifest.signature.inputs],
-        "output": [_configured(spec, skip) for spec in manifest.signature.outputs],
+        "input": [_configured(spec, skip) for spec in public.inputs],
+        "output": [_configured(spec, skip) for spec in public.outputs],
     }
 
 

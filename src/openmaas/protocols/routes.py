@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import re
 from typing import Literal
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from openmaas.core.errors import NotFound
+from openmaas.core.errors import InvalidInput, NotFound
 
 RouteName = Literal[
     "live", "ready", "version", "metrics", "server_metadata", "statistics_all", "repository_index", "repository_load",
     "repository_unload", "model_ready", "model_metadata", "model_config", "model_statistics", "infer", "v1_list", "v1_ready",
-    "v1_predict",
+    "v1_predict", "predict",
 ]  # fmt: skip
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One route as asked for. `open` routes need no key; every other one does. `version` is a number's text or an alias.
 
-    predicts: its body goes to a replica.
+    predicts: its body goes to a replica. top: how many classes the caller wants named, 0 where they did not say.
     """
 
     name: RouteName
@@ -29,6 +29,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str = ""
     version: str = ""
     predicts: bool = False
+    top: int = 0
 
 
 _FIXED: dict[str, Route] = {
@@ -43,6 +44,8 @@ _FIXED: dict[str, Route] = {
 }
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|stats|config))?")
 _REPOSITORY = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
+_PREDICT = re.compile(r"/predict/([^/]+)")
+_MAX_TOP = 100_000
 _V1 = re.compile(r"/v1/models/([^/:]+)(:predict)?")
 _MODEL_ACTIONS: dict[str | None, tuple[RouteName, Literal["GET", "POST"]]] = {
     "infer": ("infer", "POST"),
@@ -51,6 +54,46 @@ _MODEL_ACTIONS: dict[str | None, tuple[RouteName, Literal["GET", "POST"]]] = {
     "config": ("model_config", "GET"),
     None: ("model_metadata", "GET"),
 }
+
+
+def parse_target(target: str) -> Route:
+    """The route of a path with its query, which only plain predictions read. Raises NotFound, and InvalidInput for a query."""
+    path, _, query = target.partition("?")
+    if match := _PREDICT.fullmatch(path):
+        asked = _query(query)
+        return Route(
+            name="predict",
+            method="POST",
+            deployment=unquote(match[1]),
+            version=asked.get("version", ""),
+            top=_top(asked.get("top")),
+            predicts=True,
+        )
+    return parse_path(path)
+
+
+def _query(query: str) -> dict[str, str]:
+    """What follows the question mark. Unknown names are refused rather than ignored."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=16, errors="strict")
+    except (ValueError, UnicodeDecodeError):
+        raise InvalidInput(f"The query {query[:80]!r} is not like version=2&top=5.", code="invalid_parameter") from None
+    found = dict(pairs)
+    if unknown := next((name for name in found if name not in ("version", "top")), None):
+        raise InvalidInput(
+            f"The query parameter {unknown[:40]!r} is unknown; 'version' and 'top' are known.", code="unknown_parameter"
+        )
+    if len(found) != len(pairs):
+        raise InvalidInput("A query parameter is given twice.", code="invalid_parameter")
+    return found
+
+
+def _top(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= _MAX_TOP):
+        raise InvalidInput(f"top is {text[:40]!r}; it must be a whole number from 1 to {_MAX_TOP}.", code="invalid_parameter")
+    return int(text)
 
 
 def parse_path(path: str) -> Route:
@@ -82,5 +125,5 @@ def parse_path(path: str) -> Route:
     raise NotFound(
         f"There is no route {path[:120]!r}.",
         code="route_not_found",
-        next_step="Predictions go to POST /v2/models/NAME/infer or /v1/models/NAME:predict.",
+        next_step="Predictions go to POST /predict/NAME, /v2/models/NAME/infer or /v1/models/NAME:predict.",
     )

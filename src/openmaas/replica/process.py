@@ -33,9 +33,9 @@ async def serve(spec: ReplicaSpec, address: str, settings: Settings) -> None:
     from openmaas.replica.server import ReplicaServer
 
     log = get_logger("replica")
-    engine = _load(spec, settings)
+    engine, processor = _load(spec, settings)
     log.info("loaded", replica=spec.id, model=spec.model, version=spec.version, engine=engine.describe())
-    server = ReplicaServer(spec, engine, settings.max_body)
+    server = ReplicaServer(spec, engine, settings.max_body, processor)
     link = LinkServer(server.handle, health=server.health)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -58,6 +58,7 @@ def limit_threads(threads: int) -> None:
 
 def _load(spec: ReplicaSpec, settings: Settings):  # type: ignore[no-untyped-def]
     from openmaas.engines import EngineSpec, create_engine
+    from openmaas.processing import open_processing
 
     try:
         folder = _files(spec, settings)
@@ -66,12 +67,13 @@ def _load(spec: ReplicaSpec, settings: Settings):  # type: ignore[no-untyped-def
         threads = max(1, choice.threads or spec.threads)
         engine.load(EngineSpec(folder=folder, manifest=spec.manifest, threads=threads, choice=choice))
         engine.warm()
+        processor = open_processing(spec.manifest, folder)
     except MemoryError:
         limit = f"{spec.memory / 2**20:.0f} MiB" if spec.memory else "the machine's"
         fail("memory_limit", f"The model does not fit into its memory limit ({limit}).")
     except OpenMaaSError as error:
         fail(error.code if error.code != EngineFailed.default_code else "load_failed", str(error))
-    return engine
+    return engine, processor
 
 
 def _files(spec: ReplicaSpec, settings: Settings) -> Path:
