@@ -31,6 +31,9 @@ def deploy(
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help=_("Rows that run together at most."))] = 32,
     max_queue: Annotated[int, typer.Option("--max-queue", min=1, help=_("Requests that may wait in each replica."))] = 1024,
     max_wait: Annotated[float, typer.Option("--max-wait", min=0, help=_("Seconds to wait for batch-mates."))] = 0.0,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=0, help=_("Tokens that run together at most, with padding; 0 is a default."))
+    ] = 0,
     timeout: Annotated[float, typer.Option("--timeout", help=_("Seconds that a request may take."))] = 60.0,
     wait: Wait = 600.0,
     as_json: Json = False,
@@ -47,6 +50,7 @@ def deploy(
             max_batch=max_batch,
             max_queue=max_queue,
             max_wait=max_wait,
+            max_tokens=max_tokens,
             request_timeout=timeout,
             wait=wait > 0,
             timeout=wait,

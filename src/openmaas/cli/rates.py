@@ -20,7 +20,7 @@ class Rate:
     """A deployed version between two looks. Rates per second, times in seconds; None where nothing was answered.
 
     requests and failures as the replicas count them; p50 and p99 as the gateway saw the whole deployment.
-    batch: rows that ran together, on average.
+    batch: rows that ran together, on average. padding: share of the tokens that were none, None where rows are no sequences.
     """
 
     deployment: str
@@ -34,6 +34,7 @@ class Rate:
     queue: float | None
     model: float | None
     batch: float | None
+    padding: float | None
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def _counts(entry: dict[str, Any]) -> dict[str, int]:
         "failures": spans["fail"]["count"] + entry.get("rejected", 0),
         "rows": entry["inference_count"],
         "executions": entry["execution_count"],
+        "tokens": entry.get("tokens", 0),
+        "padding": entry.get("padding_tokens", 0),
         "queue": spans["queue"]["ns"],
         "model": spans["compute_infer"]["ns"],
     }
@@ -86,9 +89,10 @@ def rates(before: Look, after: Look) -> list[Rate]:
 
 def _rate(key: Key, before: Look, after: Look, seconds: float) -> Rate:
     now, then = after.counts[key], before.counts.get(key, Counter())
-    change = {name: max(0, now[name] - then[name]) for name in now}
+    change = Counter({name: max(0, now[name] - then[name]) for name in now})
     buckets = dict(_bucket_changes(before.latency.get(key[0], {}), after.latency.get(key[0], {})))
     requests = change["requests"]
+    padded = change["tokens"] + change["padding"]
     return Rate(
         deployment=key[0],
         version=key[1],
@@ -101,6 +105,7 @@ def _rate(key: Key, before: Look, after: Look, seconds: float) -> Rate:
         queue=change["queue"] / 1e9 / requests if requests else None,
         model=change["model"] / 1e9 / requests if requests else None,
         batch=change["rows"] / change["executions"] if change["executions"] else None,
+        padding=change["padding"] / padded if padded else None,
     )
 
 

@@ -61,7 +61,18 @@ def _table(current: list[Rate]) -> Table:
     from openmaas.cli.console import Styled, Table, name
     from openmaas.cli.units import milliseconds
 
-    numbers = (_("REQ/S"), _("ROWS/S"), _("P50"), _("P99"), _("QUEUE"), _("MODEL"), _("BATCH"), _("FAIL/S"), _("REPLICAS"))
+    numbers = (
+        _("REQ/S"),
+        _("ROWS/S"),
+        _("P50"),
+        _("P99"),
+        _("QUEUE"),
+        _("MODEL"),
+        _("BATCH"),
+        _("PADDING"),
+        _("FAIL/S"),
+        _("REPLICAS"),
+    )
     made = Table(_("DEPLOYMENT"), _("VERSION"), *numbers, right=numbers)
     for rate in current:
         made.add_row(
@@ -74,6 +85,7 @@ def _table(current: list[Rate]) -> Table:
             milliseconds(rate.queue),
             milliseconds(rate.model),
             "–" if rate.batch is None else f"{rate.batch:.1f}",
+            "–" if rate.padding is None else f"{rate.padding:.0%}",
             Styled((_number(rate.failures), "bad" if rate.failures else "")),
             str(rate.replicas),
         )

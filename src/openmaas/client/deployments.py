@@ -55,6 +55,7 @@ class Deployments(Session):
         max_batch: int = 32,
         max_queue: int = 1024,
         max_wait: float = 0.0,
+        max_tokens: int = 0,
         request_timeout: float = 60.0,
         wait: bool = True,
         timeout: float = 600.0,
@@ -64,7 +65,8 @@ class Deployments(Session):
 
         version: `digits`, `digits:3` or `digits@champion`. name: the model's without. memory: bytes for each replica.
         threads: of the engine, 0 shares the cores. max_batch: rows. max_queue: requests. max_wait: seconds to wait for
-        batch-mates. request_timeout: seconds that a request may take.
+        batch-mates. max_tokens: of one batch of sequences with its padding, 0 for a default. request_timeout: seconds that a
+        request may take.
         wait: until all replicas are ready, at most `timeout` seconds; `watch` is told each look at it.
 
         Raises NotFound, InvalidInput, DeployFailed with the cause, and DeadlineExceeded when it takes longer.
@@ -78,6 +80,7 @@ class Deployments(Session):
             max_batch=max_batch,
             max_queue=max_queue,
             max_wait=max_wait,
+            max_tokens=max_tokens,
             timeout=request_timeout,
         )
         sending = Request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from openmaas.core.names import DEFAULT_PROJECT
 from openmaas.core.resources import CauseInfo, DeployRequest
 
 _MIB: Final = 2**20
+_ENGINE = re.compile(r"[A-Za-z0-9_.-]{1,40}(:[A-Za-z0-9_.-]{1,40}){0,4}", re.ASCII)
 BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "replicas": (1, 64),
     "memory": (32 * _MIB, 16 * 2**40),
@@ -21,6 +23,7 @@ BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "max_queue": (1, 65536),
     "max_wait": (0.0, 10.0),
     "timeout": (0.001, 3600.0),
+    "max_tokens": (0, 2**30),
 }
 """Least and most of each option; memory in bytes, max_wait and timeout in seconds."""
 
@@ -35,6 +38,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: int = 1024
     max_wait: float = 0.0
     timeout: float = 60.0
+    max_tokens: int = 0
+    engine: str = "auto"
 
     @property
     def as_dict(self) -> dict[str, Any]:
@@ -52,7 +57,18 @@ def options_of(request: DeployRequest) -> Options:
                 code="invalid_option",
                 next_step=f"Give a {name} within these bounds.",
             )
-    return Options(**values)
+    return Options(**values, engine=check_engine(request.engine))
+
+
+def check_engine(name: str) -> str:
+    """The name itself. Raises InvalidInput for what cannot be an engine's."""
+    if _ENGINE.fullmatch(name) is None:
+        raise InvalidInput(
+            f"engine is {name[:60]!r}, which is not an engine's name.",
+            code="invalid_option",
+            next_step="Give auto, or a name such as onnxruntime or openvino:bf16.",
+        )
+    return name
 
 
 def decode_options(text: str) -> Options:

@@ -86,6 +86,7 @@ def _specs(running: Running) -> list[ReplicaSpec]:
             max_queue=options.max_queue,
             max_wait=options.max_wait,
             timeout=options.timeout,
+            max_tokens=options.max_tokens,
         )
         for name in running.ids
     ]

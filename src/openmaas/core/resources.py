@@ -41,7 +41,11 @@ class ModelSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class VersionInfo:
-    """A version, whole. `manifest` is openmaas.core.manifest.Manifest as JSON; `digest` is its SHA-256."""
+    """A version, whole. `manifest` is openmaas.core.manifest.Manifest as JSON; `digest` is its SHA-256.
+
+    measurement: openmaas.core.measurement.Measurement as JSON, the newest on this server's processor, with the `job` and `at`;
+    measuring: id of a job that is at it. Both are only told of a version that is asked for by itself.
+    """
 
     model: str
     project: str
@@ -58,6 +62,8 @@ class VersionInfo:
     created_by: str
     parent: str | None
     recipe: str | None
+    measurement: dict[str, Any] | None = None
+    measuring: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,11 +143,17 @@ class UploadInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class PushResult:
-    """What came of a completed upload. `created` is False when the newest version had exactly these files already."""
+    """What came of a completed upload. `created` is False when the newest version had exactly these files already.
+
+    jobs: ids of those that were begun by it, such as the measurement of engines.
+    left_out: files of the pushed folder that the model does without; only the client that did not send them knows.
+    """
 
     version: VersionInfo
     created: bool
     stored_bytes: int
+    left_out: tuple[str, ...] = ()
+    jobs: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +191,10 @@ class GcReport:
 class DeployRequest:
     """Deploy a version. `version` is a reference: digits, digits:3, digits@champion. `name` defaults to the model's.
 
+    engine: auto follows a measurement; a name such as openvino:bf16 forces one.
     memory: bytes for each replica, None for no limit. threads: of the engine, 0 shares the cores. max_batch: rows.
-    max_queue: requests. max_wait and timeout: seconds.
+    max_queue: requests. max_wait and timeout: seconds. max_tokens: of one batch with its padding, where rows are sequences;
+    0 for a default.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
@@ -193,6 +207,17 @@ class DeployRequest:
     max_queue: int = 1024
     max_wait: float = 0.0
     timeout: float = 60.0
+    max_tokens: int = 0
+    engine: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineInfo:
+    """The engine of a deployment, as after --engine. threads: 0 where it takes its replica's share. why: how it was chosen."""
+
+    name: str
+    threads: int
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +252,7 @@ class DeploymentInfo:
     state: starting (nothing serves yet), ready, updating (the old revision serves while the new one starts), failed (the
     last revision did not come up; `serving` says whether an older one still answers), stopped.
     version and serving: version numbers of the newest revision and of the one that answers.
+    engine: of the revision whose replicas are counted; None until one is chosen. measuring: the job that this waits for.
     """
 
     name: str
@@ -242,6 +268,8 @@ class DeploymentInfo:
     cause: CauseInfo | None
     updated_at: float
     actor: str
+    engine: EngineInfo | None = None
+    measuring: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

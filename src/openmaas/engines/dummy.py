@@ -10,6 +10,8 @@ tokens          how many pieces `generate` yields, `token_delay` seconds apart
 factor          each output is the input times this factor (default 1)
 batch_offset    added to every answer times (rows in the batch - 1): a model that must not be batched
 answer          "nan", "wrong_shape" (one more column), "wrong_type" (another datatype) or "nothing" instead of the answer
+pooled          names of outputs that are one number a row, in which zeros at the end of a row change nothing
+delay_a_token   seconds that each run takes for each value of its first input
 variants        objects with any of these: other ways to run the same version, as engines with several precisions have them
 """
 
@@ -55,7 +57,7 @@ class DummyEngine(Engine):
         (values, *_) = inputs.values()
         if "exit_on" in options and (values == options["exit_on"]).any():
             os._exit(139)
-        if delay := float(options.get("delay", 0)):
+        if delay := float(options.get("delay", 0)) + float(options.get("delay_a_token", 0)) * values.size:
             time.sleep(delay)
         if "poison" in options and (values == options["poison"]).any():
             raise ValueError(f"the input holds the poison value {options['poison']}")
@@ -63,7 +65,9 @@ class DummyEngine(Engine):
         if values.dtype != object:
             answer = values * options.get("factor", 1) + options.get("batch_offset", 0) * (len(values) - 1)
         made = _instead(np.asarray(answer, dtype=values.dtype), str(options.get("answer", "")))
-        return dict.fromkeys(self._outputs, made) if made is not None else {}
+        if made is None:
+            return {}
+        return dict.fromkeys(self._outputs, made) | {name: _pooled(made) for name in options.get("pooled", ())}
 
     def generate(self, inputs: Tensors) -> Iterator[bytes]:
         for number in range(int(self._options.get("tokens", 3))):
@@ -72,6 +76,12 @@ class DummyEngine(Engine):
 
     def describe(self) -> dict[str, str]:
         return {"library": "openmaas.dummy", "device": "cpu"}
+
+
+def _pooled(answer: Tensor) -> Tensor:
+    """Each row's values, weighted by their places, as one number."""
+    weights = np.arange(1, answer.shape[1] + 1, dtype=answer.dtype)
+    return np.asarray((answer * weights).sum(axis=1, keepdims=True), dtype=answer.dtype)
 
 
 def _instead(answer: Tensor, wish: str) -> Tensor | None:

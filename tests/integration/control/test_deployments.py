@@ -299,7 +299,7 @@ async def test_the_same_version_again_gets_no_requests_before_it_serves(world: W
 @pytest.mark.parametrize(
     ("option", "value"),
     [("replicas", 0), ("replicas", 65), ("memory", 1), ("max_batch", 0), ("max_queue", 0), ("max_wait", -1.0), ("timeout", 0.0),
-     ("threads", -1), ("timeout", float("nan")), ("max_wait", float("inf"))],
+     ("threads", -1), ("max_tokens", -1), ("timeout", float("nan")), ("max_wait", float("inf"))],
 )  # fmt: skip
 async def test_an_option_out_of_bounds_is_named(world: World, option: str, value: float) -> None:
     with pytest.raises(InvalidInput, match=option) as refused:

@@ -27,12 +27,25 @@ def test_rates_are_the_difference_of_two_looks() -> None:
     before = Look(10.0, {key: Counter(replicas=1, requests=10, rows=20, executions=5, queue=0, model=0, failures=0)})
     after = Look(
         12.0,
-        {key: Counter(replicas=2, requests=30, rows=100, executions=15, queue=40_000_000, model=20_000_000, failures=4)},
+        {
+            key: Counter(
+                replicas=2,
+                requests=30,
+                rows=100,
+                executions=15,
+                queue=40_000_000,
+                model=20_000_000,
+                failures=4,
+                tokens=300,
+                padding=100,
+            )
+        },
         {"digits": {0.001: 20.0, float("inf"): 20.0}},
     )
     (rate,) = rates(before, after)
     assert (rate.requests, rate.rows, rate.failures, rate.batch, rate.replicas) == (10.0, 40.0, 2.0, 8.0, 2)
     assert (rate.queue, rate.model) == (0.002, 0.001)
+    assert rate.padding == 0.25
     assert rate.p50 == pytest.approx(0.0005)
 
 
@@ -41,7 +54,7 @@ def test_a_quiet_deployment_has_no_latency() -> None:
         ("digits", "3"): Counter(replicas=1, requests=10, rows=20, executions=5, queue=1, model=1, failures=0)
     }
     (rate,) = rates(Look(0.0, counts), Look(1.0, counts))
-    assert (rate.requests, rate.p99, rate.batch, rate.queue) == (0.0, None, None, None)
+    assert (rate.requests, rate.p99, rate.batch, rate.queue, rate.padding) == (0.0, None, None, None, None)
 
 
 def test_what_gateway_and_replicas_count_is_understood(serve: Any, capsys: pytest.CaptureFixture[str]) -> None:

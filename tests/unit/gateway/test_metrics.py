@@ -56,6 +56,7 @@ def test_what_replicas_count_is_told_with_their_names() -> None:
     statistics.answered(Timing(0.001, 0.0005, 0.002, 3), 0.004)
     statistics.failed(0.1)
     statistics.cancelled = 2
+    statistics.padded(tokens=90, padding=10)
     samples = read(Metrics().expose(0, [statistics.as_wire("m", 3) | {"replica": "m-1-0"}]))
     labels = {"model": "m", "version": "3", "replica": "m-1-0"}
     assert sample(samples, "openmaas_inference_request_success_total", **labels) == 1
@@ -63,6 +64,8 @@ def test_what_replicas_count_is_told_with_their_names() -> None:
     assert sample(samples, "openmaas_inference_exec_count_total", **labels) == 1
     assert sample(samples, "openmaas_inference_queue_duration_us_total", **labels) == 1000
     assert sample(samples, "openmaas_inference_compute_infer_duration_us_total", **labels) == 2000
+    assert sample(samples, "openmaas_inference_tokens_total", **labels) == 90
+    assert sample(samples, "openmaas_inference_padding_tokens_total", **labels) == 10
     assert sample(samples, "openmaas_inference_request_failure_total", reason="OTHER", **labels) == 1
     assert sample(samples, "openmaas_inference_request_failure_total", reason="CANCELED", **labels) == 2
 

@@ -14,6 +14,8 @@ def test_counts_are_told_in_triton_s_form() -> None:
     statistics.failed(0.5)
     statistics.cancelled += 1
     statistics.rejected += 2
+    statistics.padded(tokens=300, padding=20)
+    statistics.padded(tokens=100, padding=0)
     statistics.touch()
     said = statistics.as_wire("m", 3)
     assert (said["name"], said["version"]) == ("m", "3")
@@ -27,6 +29,7 @@ def test_counts_are_told_in_triton_s_form() -> None:
     assert [entry["batch_size"] for entry in said["batch_stats"]] == [1, 4]
     assert said["batch_stats"][1]["compute_infer"] == {"count": 2, "ns": 5_000_000}
     assert (said["cancelled"], said["rejected"]) == (1, 2)
+    assert (said["tokens"], said["padding_tokens"]) == (400, 20)
     assert said["last_inference"] > 1_600_000_000_000  # milliseconds
 
 
