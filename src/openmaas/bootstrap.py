@@ -1,8 +1,9 @@
 """Builds each process by hand: the only file that sees both planes.
 
-    python -m openmaas.bootstrap supervisor | control | gateway --index N | replica --address unix:/path
+    python -m openmaas.bootstrap supervisor | control | gateway --index N | replica --address unix:/path | job --lock N
 
-Each process imports only what it is made of. Settings come from the environment; a replica reads its ReplicaSpec on stdin.
+Each process imports only what it is made of. Settings come from the environment; a replica reads its ReplicaSpec on stdin, a
+job its JobSpec.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from openmaas.core.contracts import ReplicaSpec
+from openmaas.core.contracts import JobSpec, ReplicaSpec
 from openmaas.core.errors import OpenMaaSError, Unavailable, WireError
 from openmaas.core.log import configure_logging
 from openmaas.core.memory import settle
@@ -142,6 +143,10 @@ class ProcessCommands:
         environment = child_environment(self._settings, "replica")
         return Launch((*_python("replica"), "--address", address), environment, stdin=msgspec.json.encode(spec))
 
+    def job(self, spec: JobSpec, lock: int) -> Launch:
+        environment = child_environment(self._settings, "job")
+        return Launch((*_python("job"), "--lock", str(lock)), environment, stdin=msgspec.json.encode(spec))
+
 
 def _python(process: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "openmaas.bootstrap", process)
@@ -167,6 +172,15 @@ def _replica(settings: Settings, arguments: argparse.Namespace) -> None:
 
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=ReplicaSpec)
     _run(replica.serve(spec, arguments.address, settings))
+
+
+def _job(settings: Settings, arguments: argparse.Namespace) -> None:
+    from openmaas.tasks import process
+
+    if arguments.lock is not None:  # held to the end of this process, and by nothing that it starts
+        os.set_inheritable(arguments.lock, False)
+        os.write(arguments.lock, str(os.getpid()).encode())
+    process.run(msgspec.json.decode(sys.stdin.buffer.read(), type=JobSpec), settings)
 
 
 def _control(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -233,6 +247,7 @@ _PROCESSES: Final[dict[str, Callable[[Settings, argparse.Namespace], None]]] = {
     "control": _control,
     "gateway": _gateway,
     "replica": _replica,
+    "job": _job,
 }
 
 
@@ -242,6 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("process", choices=tuple(_PROCESSES))
     parser.add_argument("--index", type=int, default=0, help="which gateway")
     parser.add_argument("--address", default="", help="where a replica listens")
+    parser.add_argument("--lock", type=int, default=None, help="descriptor of the file that a job's process keeps locked")
     parser.add_argument("--tell", type=int, default=None, help="descriptor of a pipe that waits for the supervisor to be ready")
     arguments = parser.parse_args(argv)
     parent = os.environ.get(PARENT_VARIABLE)

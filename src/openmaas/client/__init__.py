@@ -21,18 +21,19 @@ from openmaas.client.administration import Administration
 from openmaas.client.asynchronous import AsyncTransport
 from openmaas.client.deployments import DeployFailed, Deployments, Logs
 from openmaas.client.driver import Asynchronous, AsyncPages, Blocking, Pages, Sends, SendsBlocking
+from openmaas.client.jobs import JobFailed, Jobs
 from openmaas.client.predictions import Predictions
 from openmaas.client.registry import Registry
 from openmaas.client.server import Server, find_server, home_path, read_run_file
 from openmaas.client.uploads import Progress, Uploads
 
 __all__ = [
-    "AsyncClient", "AsyncPages", "Client", "DeployFailed", "Logs", "Pages", "Progress", "Server", "find_server", "home_path",
-    "read_run_file",
+    "AsyncClient", "AsyncPages", "Client", "DeployFailed", "JobFailed", "Logs", "Pages", "Progress", "Server", "find_server",
+    "home_path", "read_run_file",
 ]  # fmt: skip
 
 
-class Client(Blocking, Registry, Uploads, Deployments, Predictions, Administration):
+class Client(Blocking, Registry, Uploads, Deployments, Jobs, Predictions, Administration):
     """Speaks to one server, blocking. Threads may share a client.
 
     url, gateway_url: of control and of the gateway (OPENMAAS_URL, OPENMAAS_GATEWAY_URL). api_key: OPENMAAS_API_KEY.
@@ -70,7 +71,7 @@ class Client(Blocking, Registry, Uploads, Deployments, Predictions, Administrati
         self.close()
 
 
-class AsyncClient(Asynchronous, Registry, Uploads, Deployments, Predictions, Administration):
+class AsyncClient(Asynchronous, Registry, Uploads, Deployments, Jobs, Predictions, Administration):
     """Speaks to one server from an event loop; the methods and arguments of Client, awaited."""
 
     def __init__(

@@ -21,10 +21,11 @@ _PIECE = 1024 * 1024
 class BlockingTransport:
     """Sends requests to the two doors of one server. Proxies named in the environment are not used."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, tls: ssl.SSLContext | None = None) -> None:
+        """tls: how to check the server's certificate, where its CA file or the system's authorities are not it."""
         self._server = server
         self._idle: dict[Door, deque[HTTPConnection]] = {"control": deque(maxlen=16), "gateway": deque(maxlen=64)}
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
 
     def send(self, request: Request) -> Response:
         """The answer, whatever its status. Raises Unavailable or DeadlineExceeded when none came."""

@@ -140,7 +140,7 @@ class operation(Generic[P, T]):  # noqa: N801  (a decorator)
 class Listing(Generic[T]):
     """A listing that the server pages: where it is, and what its rows are."""
 
-    def __init__(self, kind: type[Page[T]], *parts: str, page_size: int | None = None, **query: Any) -> None:
+    def __init__(self, kind: type[Page[T]], /, *parts: str, page_size: int | None = None, **query: Any) -> None:
         self._kind = kind
         self._parts = parts
         self._query = {**query, "limit": page_size}

@@ -212,7 +212,7 @@ class JobService:
                 row.stage = "".join(c for c in report.stage if c.isprintable())[:_LONGEST_STAGE]
                 row.done, row.total = max(0.0, report.done), max(0.0, report.total)
             if report.result is not None:
-                row.result = msgspec.json.encode(report.result).decode()
+                row.result, row.done = msgspec.json.encode(report.result).decode(), row.total
                 self._end(session, row, "succeeded", ended)
             elif report.cause is not None:
                 cause = Cause(

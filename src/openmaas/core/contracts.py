@@ -101,6 +101,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any] = {}
     key: str = ""
 
+    @property
+    def name(self) -> str:
+        """Of this attempt's files and folders."""
+        return f"{self.id}.{self.attempt}"
+
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
     """All replicas and jobs that should run; any other is drained and stopped. `version` only grows."""
@@ -194,12 +199,16 @@ class Call(msgspec.Struct, array_like=True):
 
 
 class Timing(msgspec.Struct, array_like=True):
-    """Where the time went inside a replica, in seconds: waiting in the queue, making and splitting the batch, the engine."""
+    """Where the time went inside a replica, in seconds: waiting in the queue, making and splitting the batch, the engine.
+
+    prepare: making the engine's inputs of texts, images or a table.
+    """
 
     queue: float = 0.0
     batch: float = 0.0
     model: float = 0.0
     rows: int = 1
+    prepare: float = 0.0
 
 
 class Answer(msgspec.Struct, array_like=True):

@@ -55,6 +55,16 @@ def exit_cause(status: int, was_ready: bool) -> Cause:
     return Cause(code=code, message=f"{_signal_name(-status)} ended it {when}{hint}.")
 
 
+def job_exit_cause(status: int | None) -> Cause:
+    """Why a job's process ended that had not told its end; None where it was not this process's child."""
+    if status is None:
+        return Cause(code="job_ended", message="Its process ended without a result, while nothing watched it.")
+    if status >= 0:
+        return Cause(code="job_ended", message=f"Its process ended with exit status {status} and without a result.")
+    hint = "; the system may have run out of memory" if -status == signal.SIGKILL else ""
+    return Cause(code="job_killed", message=f"{_signal_name(-status)} ended its process{hint}.")
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name

@@ -1,4 +1,4 @@
-"""What a child sees of the supervisor's environment. Only control gets all of it: replicas and gateways get no secret."""
+"""What a child sees of the supervisor's environment. Only control gets all of it: no other gets a secret."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from openmaas.core.settings import Settings, variable
 from openmaas.fleet.lifeline import PARENT_VARIABLE
 
-Kind = Literal["control", "gateway", "replica"]
+Kind = Literal["control", "gateway", "replica", "job"]
 
 _PLAIN = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "VIRTUAL_ENV",
@@ -22,20 +22,20 @@ _SECRET_SETTINGS = frozenset({"database_url"})
 
 
 def child_environment(settings: Settings, kind: Kind, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The whole environment of a child. A replica that reads its model from S3 keeps the AWS variables."""
+    """The whole environment of a child. A replica or job that reads models from S3 keeps the AWS variables.
+
+    A job lacks the name of its parent: it goes on when the supervisor ends, for the next one to take over.
+    """
     given = os.environ if environment is None else environment
     bucket = settings.blobs_url.startswith("s3:")
     kept = {
         name: value
         for name, value in given.items()
         if not name.startswith("OPENMAAS_")
-        and (kind == "control" or _is_plain(name) or (_is_aws(name) and bucket and kind == "replica"))
+        and (kind == "control" or _is_plain(name) or (_is_aws(name) and bucket and kind in ("replica", "job")))
     }
-    return (
-        kept
-        | _settings(settings, kind)
-        | {PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-    )
+    parent = {} if kind == "job" else {PARENT_VARIABLE: str(os.getpid())}
+    return kept | _settings(settings, kind) | parent | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
 def server_environment(settings: Settings) -> dict[str, str]:

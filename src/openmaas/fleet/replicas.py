@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from openmaas.core.contracts import Desired, ReplicaSpec, ReplicaStatus
+from openmaas.core.contracts import Desired, JobSpec, ReplicaSpec, ReplicaStatus
 from openmaas.core.settings import Settings
 from openmaas.fleet.keeper import Keeper
 from openmaas.fleet.output import LogFile, Output
@@ -28,6 +28,7 @@ class Commands(Protocol):
     def control(self) -> Launch: ...
     def gateway(self, index: int) -> Launch: ...
     def replica(self, spec: ReplicaSpec, address: str) -> Launch: ...
+    def job(self, spec: JobSpec, lock: int) -> Launch: ...
 
 
 class Replicas:

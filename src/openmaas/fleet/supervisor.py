@@ -2,7 +2,7 @@
 
 start   folders, lock, ports → control and the gateways side by side → ready when each answers 200
 run     every child is restarted when it ends; replicas go on while control is away
-stop    gateways first, which end what is in flight, then replicas, then control
+stop    gateways first, which end what is in flight, then replicas and jobs, then control; jobs are put back
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 import openmaas
-from openmaas.core.contracts import Observed, ProcessStatus, ReplicaState
+from openmaas.core.contracts import Desired, Observed, ProcessStatus, ReplicaState
 from openmaas.core.errors import Unavailable
 from openmaas.core.log import get_logger
 from openmaas.core.settings import Settings, prepare_runtime
 from openmaas.fleet.control_line import ControlLine
 from openmaas.fleet.home import Running, lock_home, prepare_home, tidy_runtime, write_note
+from openmaas.fleet.jobs import Jobs
 from openmaas.fleet.keeper import Keeper, first_of
 from openmaas.fleet.memory import resident
 from openmaas.fleet.output import LogFile, Output
@@ -54,7 +55,8 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
         self._replicas = Replicas(settings, commands, self._changed.set)
-        self._line = ControlLine(settings.control_address, self._replicas.apply, self._observe, self._changed)
+        self._jobs = Jobs(settings, commands.job, self._changed.set)
+        self._line = ControlLine(settings.control_address, self._apply, self._observe, self._changed)
         control, gateway = settings.url(settings.control_port), settings.url(settings.http_port)
         self._control = self._service("control", commands.control, f"{control}/health/ready")
         self._gateways = [
@@ -75,6 +77,7 @@ class Supervisor:
         prepare_home(settings)
         with lock_home(settings):
             prepare_runtime(settings)
+            self._jobs.adopt()
             await asyncio.gather(claim_port(settings, "http_port"), claim_port(settings, "control_port"))
             self._listen_to_signals()
             write_note(settings, self._running(ready=False))
@@ -89,6 +92,7 @@ class Supervisor:
         for keeper in self._services:
             keeper.start()
         line = asyncio.create_task(self._line.run(), name="control line")
+        jobs = asyncio.create_task(self._jobs.watch(), name="jobs")
         try:
             await first_of(self._stop.wait(), self._until_ready())
             if not self._stop.is_set():
@@ -96,7 +100,8 @@ class Supervisor:
             await self._stop.wait()
         finally:
             line.cancel()
-            await asyncio.gather(line, return_exceptions=True)
+            jobs.cancel()
+            await asyncio.gather(line, jobs, return_exceptions=True)
 
     async def _until_ready(self) -> None:
         for settled in asyncio.as_completed([_came_up(keeper) for keeper in self._services]):
@@ -137,15 +142,20 @@ class Supervisor:
         for keeper in self._services:
             keeper.kill()
         self._replicas.kill()
+        self._jobs.kill()
 
     async def _stop_children(self) -> None:
         await asyncio.gather(*(keeper.stop() for keeper in self._gateways))
-        await self._replicas.stop()
+        await asyncio.gather(self._replicas.stop(), self._jobs.stop())
         await self._control.stop()
         tidy_runtime(self._settings)
         _log.info("stopped")
 
     # what is told
+
+    def _apply(self, desired: Desired) -> None:
+        self._jobs.apply(desired)
+        self._replicas.apply(desired)
 
     @property
     def _services(self) -> list[Keeper]:
@@ -156,6 +166,7 @@ class Supervisor:
         return Observed(
             desired=self._replicas.version,
             replicas=self._replicas.statuses(),
+            jobs=self._jobs.statuses(),
             processes=(own, *(self._process_status(keeper) for keeper in self._services)),
         )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from openmaas.core.contracts import Desired, Observed, ReplicaSpec, encode
+from openmaas.core.contracts import Desired, JobSpec, Observed, ReplicaSpec, encode
 from openmaas.core.errors import Unavailable
 from openmaas.core.manifest import Manifest
 from openmaas.core.settings import Settings
@@ -52,6 +52,9 @@ class Scripts:
 
     def replica(self, spec: ReplicaSpec, address: str) -> Launch:
         return self._launch(spec.id, 0, address)
+
+    def job(self, spec: JobSpec, lock: int) -> Launch:
+        return self._launch(spec.name, 0, "")
 
     def _launch(self, kind: str, port: int, address: str) -> Launch:
         command = (sys.executable, str(SERVICE), kind, str(self.folder), str(port), address)
