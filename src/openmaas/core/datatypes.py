@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from openmaas.core.errors import InvalidInput
+from openmaas.core.types import DataType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,20 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
         raise InvalidInput(
             f"Datatype {datatype[:40]!r} is not one of {', '.join(_NUMPY)}, BF16.", code="unknown_datatype"
         ) from None
+
+
+def datatype_name(dtype: np.dtype[Any]) -> DataType:
+    """The protocol's datatype for numpy's; text of any kind is BYTES. Raises InvalidInput for what no tensor can be."""
+    if dtype.kind in "OSU":
+        return "BYTES"
+    if dtype.name == "bfloat16":
+        return "BF16"
+    for name in get_args(DataType):
+        if name != "BF16" and numpy_dtype(name) == dtype.newbyteorder("="):
+            return cast(DataType, name)
+    raise InvalidInput(
+        f"An array of {dtype} is no tensor.", code="unknown_datatype", next_step="Give numbers, booleans or text."
+    )
 
 
 def to_text(array: NDArray[Any]) -> NDArray[np.object_]:

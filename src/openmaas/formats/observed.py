@@ -8,14 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmaas.core.types import DataType, Signature, TensorSpec
+from openmaas.core.datatypes import datatype_name
+from openmaas.core.types import Signature, TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
-_DATATYPES: dict[str, DataType] = {
-    "bool": "BOOL", "object": "BYTES", "float16": "FP16", "float32": "FP32", "float64": "FP64",
-    "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
-    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
-}  # fmt: skip
 
 
 def correct_outputs(signature: Signature, answers: Arrays, unknown: frozenset[str], notes: list[str]) -> Signature:
@@ -45,7 +41,7 @@ def _loosened(declared: Sequence[int], seen: Sequence[int]) -> tuple[int, ...]:
 def specs_of(arrays: Arrays) -> tuple[TensorSpec, ...]:
     """The arrays as a signature would list them, axis 0 free."""
     return tuple(
-        TensorSpec(name=name, datatype=_DATATYPES[array.dtype.name], shape=(-1, *array.shape[1:]))
+        TensorSpec(name=name, datatype=datatype_name(array.dtype), shape=(-1, *array.shape[1:]))
         for name, array in arrays.items()
     )
 
