@@ -23,7 +23,7 @@ from openmaas.gateway.http import Request
 from openmaas.gateway.metrics import Metrics
 from openmaas.gateway.pages import Pages
 from openmaas.gateway.router import Router, Target
-from openmaas.protocols.routes import Route, parse_target
+from openmaas.protocols.routes import Route, parse_path
 
 _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
@@ -170,7 +170,8 @@ class Door:
         return exchange
 
     def _parse(self, target: bytes) -> Route:
-        route = parse_target(target.decode("latin-1"))
+        path, _, query = target.decode("latin-1").partition("?")
+        route = parse_path(path, query)
         if len(target) <= _KNOWN_PATH_SIZE:  # anybody may ask, also without a key: little is remembered, and not for ever
             if len(self._routes) >= _KNOWN_PATHS:
                 self._routes.clear()

@@ -121,7 +121,7 @@ class Tables(Before):
                     code="column_missing",
                     next_step=f"The columns are {_listed(self._names)}.",
                 )
-        if extra := next((name for name in given if name not in self._names), None):
+        if (extra := next((name for name in given if name not in self._names), None)) is not None:
             raise InvalidInput(
                 f"{where} has the unknown column {extra[:80]!r}; the model takes {_listed(self._names)}.", code="column_unknown"
             )

@@ -208,7 +208,7 @@ class PlainDecoder:
             return record[_BASE64]
         pair = isinstance(self._declared, TextInput) and self._declared.pair
         known = {name, _PAIR} if pair else {name}
-        if extra := next((field for field in record if field not in known), None):
+        if (extra := next((field for field in record if field not in known), None)) is not None:
             raise InvalidInput(
                 f"Row {row} has the unknown field {extra[:80]!r}; the model takes {name!r}.", code="input_unknown"
             )

@@ -56,48 +56,11 @@ _MODEL_ACTIONS: dict[str | None, tuple[RouteName, Literal["GET", "POST"]]] = {
 }
 
 
-def parse_target(target: str) -> Route:
-    """The route of a path with its query, which only plain predictions read. Raises NotFound, and InvalidInput for a query."""
-    path, _, query = target.partition("?")
-    if match := _PREDICT.fullmatch(path):
-        asked = _query(query)
-        return Route(
-            name="predict",
-            method="POST",
-            deployment=unquote(match[1]),
-            version=asked.get("version", ""),
-            top=_top(asked.get("top")),
-            predicts=True,
-        )
-    return parse_path(path)
+def parse_path(path: str, query: str = "") -> Route:
+    """The route of a path. Raises NotFound for any other, InvalidInput for a query that is not understood.
 
-
-def _query(query: str) -> dict[str, str]:
-    """What follows the question mark. Unknown names are refused rather than ignored."""
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=16, errors="strict")
-    except (ValueError, UnicodeDecodeError):
-        raise InvalidInput(f"The query {query[:80]!r} is not like version=2&top=5.", code="invalid_parameter") from None
-    found = dict(pairs)
-    if unknown := next((name for name in found if name not in ("version", "top")), None):
-        raise InvalidInput(
-            f"The query parameter {unknown[:40]!r} is unknown; 'version' and 'top' are known.", code="unknown_parameter"
-        )
-    if len(found) != len(pairs):
-        raise InvalidInput("A query parameter is given twice.", code="invalid_parameter")
-    return found
-
-
-def _top(text: str | None) -> int:
-    if text is None:
-        return 0
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= _MAX_TOP):
-        raise InvalidInput(f"top is {text[:40]!r}; it must be a whole number from 1 to {_MAX_TOP}.", code="invalid_parameter")
-    return int(text)
-
-
-def parse_path(path: str) -> Route:
-    """The route of a path (without its query). Raises NotFound for any other."""
+    query: what follows the question mark; only plain predictions read it.
+    """
     route = _FIXED.get(path) or _FIXED.get(path.rstrip("/"))
     if route is not None:
         return route
@@ -109,6 +72,16 @@ def parse_path(path: str) -> Route:
             deployment=unquote(match[1]),
             version=unquote(match[2] or ""),
             predicts=name == "infer",
+        )
+    if match := _PREDICT.fullmatch(path):
+        asked = _query(query)
+        return Route(
+            name="predict",
+            method="POST",
+            deployment=unquote(match[1]),
+            version=asked.get("version", ""),
+            predicts=True,
+            top=_top(asked.get("top")),
         )
     if match := _V1.fullmatch(path):
         predict = match[2] is not None
@@ -127,3 +100,27 @@ def parse_path(path: str) -> Route:
         code="route_not_found",
         next_step="Predictions go to POST /predict/NAME, /v2/models/NAME/infer or /v1/models/NAME:predict.",
     )
+
+
+def _query(query: str) -> dict[str, str]:
+    """What follows the question mark. Unknown names are refused rather than ignored."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=16, errors="strict")
+    except (ValueError, UnicodeDecodeError):
+        raise InvalidInput(f"The query {query[:80]!r} is not like version=2&top=5.", code="invalid_parameter") from None
+    found = dict(pairs)
+    if (unknown := next((name for name in found if name not in ("version", "top")), None)) is not None:
+        raise InvalidInput(
+            f"The query parameter {unknown[:40]!r} is unknown; 'version' and 'top' are known.", code="unknown_parameter"
+        )
+    if len(found) != len(pairs):
+        raise InvalidInput("A query parameter is given twice.", code="invalid_parameter")
+    return found
+
+
+def _top(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= _MAX_TOP):
+        raise InvalidInput(f"top is {text[:40]!r}; it must be a whole number from 1 to {_MAX_TOP}.", code="invalid_parameter")
+    return int(text)

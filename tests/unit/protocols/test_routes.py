@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmaas.core.errors import NotFound
+from openmaas.core.errors import InvalidInput, NotFound
 from openmaas.protocols.routes import RouteName, parse_path
 
 OPEN = {"live", "ready", "version"}
@@ -36,6 +36,9 @@ TABLE = [
     ("/v2/models/m%40champion/infer", "infer", "POST", "m@champion", ""),
     ("/v2/models/m@champion/infer", "infer", "POST", "m@champion", ""),
     ("/v2/models/m:3/infer", "infer", "POST", "m:3", ""),
+    ("/predict/m", "predict", "POST", "m", ""),
+    ("/predict/m@champion", "predict", "POST", "m@champion", ""),
+    ("/predict/m%3A3", "predict", "POST", "m:3", ""),
     ("/v1/models", "v1_list", "GET", "", ""),
     ("/v1/models/m", "v1_ready", "GET", "m", ""),
     ("/v1/models/m:predict", "v1_predict", "POST", "m", ""),
@@ -48,14 +51,55 @@ def test_every_route(path: str, name: str, method: str, deployment: str, version
     route = parse_path(path)
     assert (route.name, route.method, route.deployment, route.version) == (name, method, deployment, version)
     assert route.open is (name in OPEN)
-    assert route.predicts is (name in ("infer", "v1_predict"))
+    assert route.predicts is (name in ("infer", "v1_predict", "predict"))
 
 
 def test_the_table_is_whole() -> None:
     assert {name for _, name, *_ in TABLE} == set(get_args(RouteName))
 
 
+QUERIES = {
+    "": ("", 0),
+    "top=5": ("", 5),
+    "version=3": ("3", 0),
+    "version=champion&top=1": ("champion", 1),
+    "version=release%20candidate": ("release candidate", 0),
+    "version=": ("", 0),
+}
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_plain_prediction_reads_its_query(query: str) -> None:
+    route = parse_path("/predict/m", query)
+    assert (route.version, route.top) == QUERIES[query]
+
+
+BAD_QUERIES = {
+    "tpo=5": "'tpo'", "top": "top", "top=": "top", "top=0": "top", "top=-1": "top", "top=1.5": "top", "top=x": "top",
+    "top=٣": "top", "top=9999999": "top", "top=1&top=2": "twice", "version=1&version=2": "twice", "=": "''", "&&": "version=2",
+    "version=%ff": "query", "a=1&" * 40: "query", "top=" + "1" * 5000: "top",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("query", BAD_QUERIES)
+def test_a_query_that_is_not_understood_is_refused(query: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_path("/predict/m", query)
+    assert BAD_QUERIES[query] in caught.value.message
+    assert len(caught.value.message) < 300
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=300)
+def test_any_query_gives_a_route_or_an_error_of_ours(query: str) -> None:
+    try:
+        assert parse_path("/predict/m", query).name == "predict"
+    except InvalidInput as error:
+        assert error.code in ("invalid_parameter", "unknown_parameter")
+
+
 NOT_ROUTES = [
+    "/predict", "/predict/", "/predict/m/", "/predict/m/n", "/v1/predict/m",
     "", "/", "//v2", "/V2", "v2", "/v2/../metrics", "/v2/./health/live", "/v2/health", "/v2/health/live/x", "/v2/health//live",
     "/v2/health%2Flive", "/v2/health/live%00", "/v2/health/live\x00", "/v2/health/live;x", "/v2/health/live?x",
     "/v2/health/LIVE",
