@@ -31,6 +31,10 @@ class Report:
     visits: list[Visit] = field(default_factory=list)
     alone: list[dict[int, float]] = field(default_factory=list)
     """Rows a second of the engine without a server, by batch size, once a round."""
+    chosen: list[dict[int, float]] = field(default_factory=list)
+    """The same of the engine that OpenMaaS chose, with decoding where a request is a picture."""
+    choice: str = ""
+    """That engine, and why it was chosen."""
     failures: dict[str, str] = field(default_factory=dict)
     """Why a server has no figures."""
 
@@ -54,12 +58,17 @@ class Report:
 
     def engine(self) -> dict[int, float]:
         """Median rows a second of the engine alone by batch size."""
-        batches = set.intersection(*(set(rates) for rates in self.alone)) if self.alone else set()
-        return {batch: median(rates[batch] for rates in self.alone) for batch in sorted(batches)}
+        return medians(self.alone)
 
     def disturbances(self) -> list[float]:
         """The share of the machine that others took, in each measurement."""
         return [reading.disturbance for visit in self.visits for reading in visit.readings]
+
+
+def medians(rounds: list[dict[int, float]]) -> dict[int, float]:
+    """Of each batch size that was read in every round."""
+    batches = set.intersection(*(set(rates) for rates in rounds)) if rounds else set()
+    return {batch: median(rates[batch] for rates in rounds) for batch in sorted(batches)}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from benchmarks.machine import this_machine
 from benchmarks.places import REPOSITORY
 from benchmarks.processes import ServerError
 from benchmarks.serving.peer import Peer, settings
+from benchmarks.serving.peers.openmaas.peer import CHOSEN, OpenMaas, interpreter
 from benchmarks.serving.report import Report
 from benchmarks.serving.visit import Visit, visit
 
@@ -77,7 +78,12 @@ def run(
                         console.print(f"{peer.title} failed: {error}", style="red", markup=False)
                 progress.advance(task)
             progress.update(task, description=f"{case.name}: round {turn + 1}, the engine alone")
-            report.alone.append(engine_alone(case))
+            if case.wire == "tensors":
+                report.alone.append(engine_alone(case))
+            kept = Path(folder) / OpenMaas().name / "chosen"
+            if kept.is_dir():
+                report.choice = choice_of(kept)
+                report.chosen.append(chosen_alone(kept, case))
             progress.advance(task)
             report.save()
     return report
@@ -101,6 +107,26 @@ def engine_alone(case: Case) -> dict[int, float]:
         timeout=300,
     )
     return {int(batch): rate for batch, rate in json.loads(done.stdout).items()}
+
+
+def choice_of(kept: Path) -> str:
+    """The engine that OpenMaaS chose, and why."""
+    engine = json.loads((kept / "chosen.json").read_text())["engine"]
+    threads = f", {engine['threads']} threads" if engine["threads"] else ""
+    return f"{engine['name']}{threads} ({engine['why']})"
+
+
+def chosen_alone(kept: Path, case: Case) -> dict[int, float]:
+    """Rows a second of the engine that OpenMaaS chose by batch size, in a process of its own."""
+    picture = [case.folder / "picture.jpg"] if case.wire == "image" else []
+    done = subprocess.run(
+        [interpreter(), CHOSEN, "run", kept, "2" if case.slow else "0.5", *picture],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return {int(batch): rate for batch, rate in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
 def _progress(console: Console) -> Progress:

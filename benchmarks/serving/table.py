@@ -6,7 +6,7 @@ from statistics import mean
 
 from rich.table import Table
 
-from benchmarks.serving.report import Report, Row, base_of
+from benchmarks.serving.report import Report, Row, base_of, medians
 
 MIB = 2**20
 
@@ -82,6 +82,12 @@ def notes(report: Report) -> list[str]:
         best = max(engine, key=lambda batch: engine[batch])
         rates = ", ".join(f"{_rate(engine[batch])} at batch {batch}" for batch in sorted({1, 32, best} & engine.keys()))
         found.append(f"onnxruntime alone in a loop, rows/s: {rates}.")
+    chosen = medians(report.chosen)
+    if chosen:
+        best = max(chosen, key=lambda batch: chosen[batch])
+        rates = ", ".join(f"{_rate(chosen[batch])} at batch {batch}" for batch in sorted({1, 32, best} & chosen.keys()))
+        what = "decoding and then the engine" if report.unit.startswith("images") else "that engine"
+        found.append(f"OpenMaaS chose {report.choice}; {what} alone in a loop, rows/s: {rates}.")
     found += [
         f"{report.titles[name]} failed and was left out of later rounds: {why.splitlines()[0]}"
         for name, why in report.failures.items()

@@ -16,6 +16,7 @@ PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
         OpenMaas(),
+        OpenMaas("onnxruntime"),
         Triton(),
         TorchServe(),
         FastApi(workers=2),

@@ -12,6 +12,7 @@ from benchmarks.processes import Server, ServerError, free_port
 from benchmarks.serving import wire
 from benchmarks.serving.peer import Peer, Request, Running
 
+CHOSEN = Path(__file__).parent / "chosen.py"
 PATIENCE = 300
 """Seconds for a push, which tries the engines that can run the model."""
 
@@ -24,14 +25,22 @@ def program() -> Path:
     return path
 
 
+def interpreter() -> Path:
+    """The Python that has `openmaas`."""
+    return program().with_name("python")
+
+
 class OpenMaas(Peer):
-    name = "openmaas"
-    title = "OpenMaaS"
     package = "openmaas"
+
+    def __init__(self, engine: str = "auto") -> None:
+        self.engine = engine
+        self.name = "openmaas" if engine == "auto" else f"openmaas-{engine}"
+        self.title = "OpenMaaS" if engine == "auto" else f"OpenMaaS, {engine} forced"
 
     def version(self) -> str:
         return subprocess.run(
-            [program().with_name("python"), "-c", "import openmaas; print(openmaas.__version__)"],
+            [interpreter(), "-c", "import openmaas; print(openmaas.__version__)"],
             capture_output=True,
             text=True,
             check=True,
@@ -45,7 +54,7 @@ class OpenMaas(Peer):
         """Start with a home where the model is deployed already: peers start configured too."""
         home = work / "home"
         if not home.is_dir():
-            deploy(case, work)
+            deploy(case, work, self.engine)
         variables = variables_of(work)
         server = Server([program(), "up"], log=work / "log", environment=variables, folder=work)
         port = variables["OPENMAAS_HTTP_PORT"]
@@ -75,7 +84,7 @@ def variables_of(work: Path) -> dict[str, str]:
     return {"OPENMAAS_HOME": str(work / "home"), "OPENMAAS_RUNTIME_DIR": str(work / "run"), **ports}
 
 
-def deploy(case: Case, work: Path) -> None:
+def deploy(case: Case, work: Path, engine: str = "auto") -> None:
     """Push and deploy in a home below `work`, and stop again."""
     variables = variables_of(work)
     server = Server([program(), "up"], log=work / "log", environment=variables, folder=work)
@@ -83,7 +92,14 @@ def deploy(case: Case, work: Path) -> None:
         wait_for(work / "home" / "admin.key", server)
         sample = case.sample_file
         run(("push", str(case.source), "--name", case.name, *(("--sample", str(sample)) if sample else ())), variables)
-        run(("deploy", case.name), variables)
+        run(("deploy", case.name, "--engine", engine), variables)
+        (work / "chosen").mkdir()
+        subprocess.run(
+            [interpreter(), CHOSEN, "keep", case.name, work / "chosen"],
+            check=True,
+            timeout=PATIENCE,
+            env={**os.environ, **variables},
+        )
     finally:
         server.stop()
 
