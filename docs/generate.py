@@ -81,15 +81,23 @@ def _first_line(command: Any) -> str:
 
 
 def _command_page(name: str, command: Any) -> str:
+    if not hasattr(command, "commands"):
+        return _MADE + _command_text(name, command, "#")
+    parts = [_MADE, f"# openmaas {name}\n\n{inspect.cleandoc(command.help)}\n"]
+    parts += ["\n" + _command_text(f"{name} {inner}", one, "##") for inner, one in command.commands.items()]
+    return "".join(parts)
+
+
+def _command_text(name: str, command: Any, heading: str) -> str:
     arguments = [param for param in command.params if param.param_type_name == "argument"]
     options = [param for param in command.params if param.param_type_name == "option"]
     usage = " ".join(["openmaas", name, *(_argument(param) for param in arguments), "[OPTIONS]"])
-    parts = [_MADE, f"# openmaas {name}\n\n", f"```text\n{usage}\n```\n\n", inspect.cleandoc(command.help), "\n"]
+    parts = [f"{heading} openmaas {name}\n\n", f"```text\n{usage}\n```\n\n", inspect.cleandoc(command.help), "\n"]
     if arguments:
         rows = ((f"`{param.human_readable_name}`", param.help or "") for param in arguments)
-        parts += ["\n## Arguments\n\n", _table(("argument", "meaning"), rows)]
+        parts += [f"\n{heading}# Arguments\n\n", _table(("argument", "meaning"), rows)]
     rows = ((_option(param), param.help or "", _default(param)) for param in options)
-    parts += ["\n## Options\n\n" if options else "", _table(("option", "meaning", "default"), rows) if options else ""]
+    parts += [f"\n{heading}# Options\n\n" if options else "", _table(("option", "meaning", "default"), rows) if options else ""]
     return "".join(parts)
 
 

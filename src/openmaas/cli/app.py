@@ -13,15 +13,16 @@ PANELS: dict[str, dict[str, str]] = {
     _("Server"): {"up": "server", "down": "server", "status": "server", "doctor": "server", "version": "server"},
     _("Models"): {
         "push": "pushes", "ls": "models", "show": "models", "alias": "aliases", "history": "histories", "rm": "models",
-        "pull": "models",
+        "pull": "models", "convert": "conversions", "parity": "conversions",
     },
     _("Serving"): {
         "deploy": "deployments", "predict": "predictions", "ps": "processes", "logs": "logs", "top": "top",
         "rollback": "deployments", "undeploy": "deployments",
     },
+    _("Jobs"): {"jobs": "jobs"},
     _("Keeping order"): {"gc": "administration", "approve": "administration"},
 }  # fmt: skip
-"""Panel of the help page → command → the file here that has it."""
+"""Panel of the help page → command, or group of commands → the file here that has it."""
 
 NAMES = tuple(name for panel in PANELS.values() for name in panel)
 
@@ -39,6 +40,9 @@ def build_app(only: str | None = None) -> typer.Typer:
         for name, file in commands.items():
             if only in (None, name):
                 command = getattr(import_module(f"openmaas.cli.{file}"), name)
+                if isinstance(command, typer.Typer):
+                    app.add_typer(command, name=name, rich_help_panel=panel)
+                    continue
                 app.command(name, help=_(inspect.cleandoc(command.__doc__)), rich_help_panel=panel)(command)
     return app
 

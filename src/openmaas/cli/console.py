@@ -20,7 +20,8 @@ __all__ = ["Styled", "Table"]
 _STATES = {
     "ready": ("●", "good"), "starting": ("◌", "busy"), "updating": ("◐", "busy"), "draining": ("◌", "busy"),
     "backoff": ("◌", "bad"), "hung": ("●", "bad"), "failed": ("✗", "bad"), "stopped": ("○", "faint"),
-    "superseded": ("○", "faint"),
+    "superseded": ("○", "faint"), "queued": ("◌", "busy"), "running": ("◐", "busy"), "cancelling": ("◌", "busy"),
+    "succeeded": ("●", "good"), "cancelled": ("○", "faint"),
 }  # fmt: skip
 
 
@@ -89,9 +90,9 @@ def done(message: str) -> None:
     write(Styled(("✓ ", "good"), message))
 
 
-def hint(text: str) -> None:
+def hint(text: str, stream: TextIO | None = None) -> None:
     """What to do next."""
-    write(Styled((_("next") + "  ", "faint"), text))
+    write(Styled((_("next") + "  ", "faint"), text), stream)
 
 
 def nothing(message: str) -> None:

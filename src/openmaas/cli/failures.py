@@ -25,10 +25,11 @@ def show_error(error: OpenMaaSError) -> None:
 
 
 def _stderr_of(error: OpenMaaSError) -> list[str]:
-    """What a replica that did not come up said last."""
+    """What a replica that did not come up, or a job that failed, said last."""
     from openmaas.client.deployments import DeployFailed
+    from openmaas.client.jobs import JobFailed
 
-    return error.cause.stderr if isinstance(error, DeployFailed) else []
+    return error.cause.stderr if isinstance(error, DeployFailed | JobFailed) else []
 
 
 def show_bug(error: Exception) -> None:

@@ -97,7 +97,7 @@ def down(home: Home = None) -> None:
 
 
 def status(as_json: Json = False) -> None:
-    """Show the server's URLs, processes and deployments."""
+    """Show the server's URLs, processes, deployments and jobs that have not ended."""
     from openmaas.cli.console import print_json
 
     answer = connect().status()
@@ -120,6 +120,7 @@ def _print(answer: ServerStatus) -> None:
         (_("version"), answer.version),
         (_("supervised"), _("yes") if answer.supervised else _("no: replicas are not watched")),
         (_("deployments"), deployments),
+        (_("jobs"), ", ".join(f"{count} {state}" for state, count in sorted(answer.jobs.items())) or _("none")),
     ])  # fmt: skip
     write()
     made = Table(_("PROCESS"), _("STATE"), _("PID"), _("RESTARTS"), _("MEMORY"), right=(_("PID"), _("RESTARTS"), _("MEMORY")))
