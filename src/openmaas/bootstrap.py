@@ -206,7 +206,7 @@ async def _serve_control(settings: Settings) -> None:
     services = build_services(settings, database, fleet, hub.publish)
     services.keys.ensure_admin()
     hub.publish()
-    planes = Planes(hub, Rollout(database, fleet, hub).observe, services.jobs.observe)
+    planes = Planes(hub, Rollout(database, fleet, hub).observe, services.jobs.observe, services.measurements.observe)
     link = LinkServer(planes.handle)
     await link.listen(settings.control_address)
     await _serve_http(settings, create_app(services))

@@ -15,6 +15,7 @@ from openmaas.control.doctor import DoctorService
 from openmaas.control.garbage import GarbageService
 from openmaas.control.jobs import JobService
 from openmaas.control.keys import KeyService, Principal
+from openmaas.control.measurements import MeasurementService
 from openmaas.control.models import ModelService
 from openmaas.control.observed import Fleet
 from openmaas.control.parts import Parts
@@ -42,6 +43,7 @@ class Services:
     keys: KeyService
     deployments: DeploymentService
     jobs: JobService
+    measurements: MeasurementService
     status: StatusService
     doctor: DoctorService
 
@@ -66,21 +68,23 @@ def build_services(settings: Settings, database: Database, fleet: Fleet, changed
     blobs, parts = open_blobs(settings), Parts(settings)
     approvals = ApprovalService(database)
     uploads = UploadService(settings, database, blobs, parts)
-    deployments = DeploymentService(database, fleet, changed, settings.home_path / "logs" / "deployments")
     keys = KeyService(settings, database, changed)
     jobs = JobService(settings, database, fleet, keys, changed)
+    measurements = MeasurementService(settings, database, jobs, changed)
+    deployments = DeploymentService(database, fleet, changed, settings.home_path / "logs" / "deployments", measurements)
     return Services(
         settings=settings,
         models=ModelService(database, changed),
-        versions=VersionService(database, blobs),
+        versions=VersionService(database, blobs, measured=measurements.known),
         aliases=AliasService(database, changed),
         uploads=uploads,
-        pushes=PushService(settings, database, blobs, parts, uploads, approvals),
+        pushes=PushService(settings, database, blobs, parts, uploads, approvals, follow_up=measurements.after_push),
         approvals=approvals,
         garbage=GarbageService(settings, database, blobs, parts),
         keys=keys,
         deployments=deployments,
         jobs=jobs,
+        measurements=measurements,
         status=StatusService(settings, database, fleet, deployments, jobs),
         doctor=DoctorService(settings, database, blobs, fleet, deployments),
     )

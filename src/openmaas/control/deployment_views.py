@@ -9,9 +9,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from openmaas.control.observed import Fleet
+from openmaas.control.resolution import decode_resolution
 from openmaas.control.revisions import cause_info, count_ready, decode_cause, decode_options, failure, replica_ids
 from openmaas.core.contracts import Cause, ReplicaStatus
-from openmaas.core.resources import DeploymentInfo, DeploymentMove, ReplicaInfo
+from openmaas.core.resources import DeploymentInfo, DeploymentMove, EngineInfo, ReplicaInfo
 from openmaas.store.tables import DeploymentRevisionRow, DeploymentRow
 
 State = Literal["starting", "ready", "updating", "failed", "stopped"]
@@ -40,7 +41,14 @@ def view_deployment(
         cause=cause_info(cause),
         updated_at=row.updated_at,
         actor=row.actor,
+        engine=_engine(shown or newest),
+        measuring=newest.measuring if newest.state == "starting" else None,
     )
+
+
+def _engine(revision: DeploymentRevisionRow) -> EngineInfo | None:
+    chosen = decode_resolution(revision.engine)
+    return None if chosen is None else EngineInfo(name=chosen.choice.label, threads=chosen.choice.threads, why=chosen.why)
 
 
 def _state(row: DeploymentRow, ready: int, cause: Cause | None, fleet: Fleet) -> State:

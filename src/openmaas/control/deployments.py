@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from sqlalchemy import func, select
@@ -27,12 +28,21 @@ from openmaas.control.deployment_views import view_deployment, view_move, view_r
 from openmaas.control.observed import Fleet
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
 from openmaas.control.references import find_version
+from openmaas.control.resolution import Resolution
 from openmaas.control.revisions import Options, decode_options, options_of
 from openmaas.core.errors import Conflict, NotFound
 from openmaas.core.names import DEFAULT_PROJECT, check_name
 from openmaas.core.resources import DeploymentInfo, DeploymentMove, DeployRequest, Page, ReplicaInfo
 from openmaas.store.database import Database
 from openmaas.store.tables import DeploymentRevisionRow, DeploymentRow, VersionRow
+
+
+class Engines(Protocol):
+    """openmaas.control.measurements.MeasurementService, or a fake."""
+
+    def prepare(self, reference: str, options: Options, *, actor: str, project: str) -> None: ...
+
+    def choose(self, session: Session, version: VersionRow, options: Options) -> Resolution | str: ...
 
 
 class DeploymentService:
@@ -44,8 +54,10 @@ class DeploymentService:
         fleet: Fleet,
         changed: Callable[[], None],
         logs: Path,
+        engines: Engines,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._engines = engines
         self._database = database
         self._fleet = fleet
         self._changed = changed
@@ -123,10 +135,12 @@ class DeploymentService:
     def deploy(self, request: DeployRequest, *, actor: str, project: str = DEFAULT_PROJECT) -> DeploymentInfo:
         """Start a version under a public name; it serves when all its replicas are ready.
 
-        Raises InvalidInput for an option out of its bounds, NotFound for no such version, and Conflict where the name stands
-        for another model.
+        With the engine `auto`, it waits for the measurement of its engines where one is on its way.
+        Raises InvalidInput for an option out of its bounds and for an engine that cannot run the version, NotFound for no such
+        version, and Conflict where the name stands for another model or the version must be converted first.
         """
         options = options_of(request)
+        self._engines.prepare(request.version, options, actor=actor, project=project)
         with self._database.write() as session:
             model, version = find_version(session, project, request.version)
             name = check_name(request.name or model.name, "deployment")
@@ -134,6 +148,7 @@ class DeploymentService:
             base = _served_before(session, row)
             same = base is not None and base.model == model.name
             self._start(session, row, model.name, version, options, "deploy", base.revision if base and same else None, actor)
+            self._choose(session, row, version, options)
             info = self._view(session, row)
         self._changed()
         return info
@@ -156,6 +171,7 @@ class DeploymentService:
                     next_step=f"openmaas deploy {target.model}:NUMBER --as {name}",
                 )
             self._start(session, row, target.model, version, decode_options(target.options), "rollback", target.base, actor)
+            find_revision(session, row, row.revision).engine = target.engine
             info = self._view(session, row)
         self._changed()
         return info
@@ -177,6 +193,14 @@ class DeploymentService:
             info = self._view(session, row)
         self._changed()
         return info
+
+    def _choose(self, session: Session, row: DeploymentRow, version: VersionRow, options: Options) -> None:
+        revision = find_revision(session, row, row.revision)
+        chosen = self._engines.choose(session, version, options)
+        if isinstance(chosen, str):
+            revision.measuring = chosen
+        else:
+            revision.engine = msgspec.json.encode(chosen).decode()
 
     # rows
 

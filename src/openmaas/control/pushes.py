@@ -15,7 +15,7 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +30,7 @@ from openmaas.control.uploads import UploadService, find_upload
 from openmaas.core.errors import Conflict, NotFound, Refused
 from openmaas.core.manifest import FileEntry, Manifest, Parity, check_path
 from openmaas.core.names import DEFAULT_PROJECT
-from openmaas.core.resources import PushResult, UploadRequest
+from openmaas.core.resources import PushResult, UploadRequest, VersionInfo
 from openmaas.core.settings import Settings
 from openmaas.formats import Examined
 from openmaas.formats import examine as examine_in_child
@@ -56,6 +56,10 @@ class Examine(Protocol):
     ) -> Examined: ...
 
 
+FollowUp = Callable[[VersionInfo, str, str], list[str]]
+"""Begins the jobs that a new version asks for, by actor and project; their ids."""
+
+
 class PushService:
     """Makes versions of uploads that are whole."""
 
@@ -68,7 +72,9 @@ class PushService:
         uploads: UploadService,
         approvals: ApprovalService,
         examine: Examine = examine_in_child,
+        follow_up: FollowUp = lambda version, actor, project: [],
     ) -> None:
+        self._follow_up = follow_up
         self._settings = settings
         self._database = database
         self._blobs = blobs
@@ -98,7 +104,8 @@ class PushService:
                 find_upload(session, project, upload)
                 version, created = register(session, Registration(project, actor, upload, request, examined, manifest))
             self._parts.remove(upload)
-        return PushResult(version=version, created=created, stored_bytes=stored)
+        jobs = self._follow_up(version, actor, project) if created else []
+        return PushResult(version=version, created=created, stored_bytes=stored, jobs=jobs)
 
     def _load(self, upload: str, project: str) -> tuple[UploadRequest, list[FileEntry]]:
         missing = self._uploads.get(upload, project=project).offsets

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from openmaas.control.job_rows import job_specs
 from openmaas.control.keys import JOB, good_keys
 from openmaas.control.observed import Fleet
+from openmaas.control.resolution import decode_resolution
 from openmaas.control.revisions import decode_options, replica_ids
 from openmaas.core.contracts import Deployment, Desired, JobSpec, Replica, ReplicaSpec, ReplicaStatus, Snapshot, encode
 from openmaas.core.log import get_logger
@@ -51,12 +52,13 @@ class Running:
 
 
 def running_revisions(session: Session) -> list[Running]:
-    """The serving revision of each deployment, and the one that is starting."""
+    """The serving revision of each deployment, and the one that is starting, unless it waits for the choice of its engine."""
     rows = session.execute(
         select(DeploymentRow, DeploymentRevisionRow, VersionRow)
         .join(DeploymentRevisionRow, DeploymentRevisionRow.deployment_id == DeploymentRow.id)
         .join(VersionRow, VersionRow.id == DeploymentRevisionRow.version_id)
         .where(or_(DeploymentRevisionRow.revision == DeploymentRow.serving, DeploymentRevisionRow.state == "starting"))
+        .where(DeploymentRevisionRow.measuring.is_(None))
         .order_by(DeploymentRow.name, DeploymentRevisionRow.revision)
     )
     return [Running(*row) for row in rows]
@@ -69,7 +71,7 @@ def build_desired(running: Iterable[Running], jobs: tuple[JobSpec, ...] = ()) ->
 
 def _specs(running: Running) -> list[ReplicaSpec]:
     deployment, revision, version = running.deployment, running.revision, running.version
-    options = decode_options(revision.options)
+    options, chosen = decode_options(revision.options), decode_resolution(revision.engine)
     return [
         ReplicaSpec(
             id=name,
@@ -87,6 +89,7 @@ def _specs(running: Running) -> list[ReplicaSpec]:
             max_wait=options.max_wait,
             timeout=options.timeout,
             max_tokens=options.max_tokens,
+            choice=chosen.choice if chosen is not None else None,
         )
         for name in running.ids
     ]

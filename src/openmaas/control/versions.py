@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import msgspec
 from sqlalchemy import delete, func, select
@@ -24,10 +26,21 @@ from openmaas.store.tables import AliasRow, ModelRow, VersionFileRow, VersionRow
 _PAGE_BYTES = 4 * 2**20  # of manifests and cards; a page holds at least one version
 
 
+Measured = Callable[[Session, VersionRow], tuple[dict[str, Any] | None, str | None]]
+"""What is known of a version's engines: the newest measurement as JSON, and the id of a job that is at one."""
+
+
 class VersionService:
     """Shows, describes and deletes versions, and reads their files."""
 
-    def __init__(self, database: Database, blobs: BlobStore, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        clock: Callable[[], float] = time.time,
+        measured: Measured = lambda session, version: (None, None),
+    ) -> None:
+        self._measured = measured
         self._database = database
         self._blobs = blobs
         self._clock = clock
@@ -61,7 +74,8 @@ class VersionService:
         """The version that a reference means now. Raises NotFound."""
         with self._database.read() as session:
             model, version = find_version(session, project, reference)
-            return version_info(session, model, version)
+            measurement, job = self._measured(session, version)
+            return replace(version_info(session, model, version), measurement=measurement, measuring=job)
 
     def change(self, reference: str, change: VersionChange, *, project: str = DEFAULT_PROJECT) -> VersionInfo:
         """Replace its metadata or card. Raises NotFound, and TooLarge or InvalidInput for what cannot be kept."""

@@ -11,6 +11,9 @@ import pytest
 
 from openmaas.api.planes import Planes
 from openmaas.control.deployments import DeploymentService
+from openmaas.control.jobs import JobService
+from openmaas.control.keys import KeyService
+from openmaas.control.measurements import MeasurementService
 from openmaas.control.observed import Fleet
 from openmaas.control.rollout import Rollout
 from openmaas.control.snapshots import Hub
@@ -68,7 +71,10 @@ class World:
         self.fleet = Fleet()
         self.hub = Hub(database, self.fleet, asyncio.get_running_loop())
         self.rollout = Rollout(database, self.fleet, self.hub)
-        self.deployments = DeploymentService(database, self.fleet, self.hub.publish, logs)
+        settings = Settings(home=str(logs.parent), measure="never")
+        jobs = JobService(settings, database, self.fleet, KeyService(settings, database, self.hub.publish), self.hub.publish)
+        engines = MeasurementService(settings, database, jobs, self.hub.publish)
+        self.deployments = DeploymentService(database, self.fleet, self.hub.publish, logs, engines)
         self.told: dict[str, ReplicaStatus] = {}
 
     def deploy(self, version: str, **options: object) -> DeploymentInfo:

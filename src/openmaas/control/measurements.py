@@ -1,0 +1,192 @@
+"""Measurements of engines: begun where one is missing, kept when one succeeds, and followed by deployments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from openmaas.control.job_rows import OPEN, find_job, job_id
+from openmaas.control.jobs import JobService
+from openmaas.control.references import find_version
+from openmaas.control.resolution import AUTO, Resolution, follow, force, require_runnable, unmeasured
+from openmaas.control.revisions import Options, decode_options
+from openmaas.core.contracts import Observed
+from openmaas.core.errors import OpenMaaSError
+from openmaas.core.hardware import Processor, processor
+from openmaas.core.jobs import MeasureArguments
+from openmaas.core.log import get_logger
+from openmaas.core.manifest import Manifest
+from openmaas.core.measurement import Measurement
+from openmaas.core.names import DEFAULT_PROJECT
+from openmaas.core.resources import JobInfo, VersionInfo
+from openmaas.core.settings import Settings
+from openmaas.formats.ways import ways_to_run
+from openmaas.store.database import Database
+from openmaas.store.tables import DeploymentRevisionRow, JobRow, MeasurementRow, VersionRow
+
+KIND = MeasureArguments.kind
+
+_log = get_logger("measurement")
+
+
+class MeasurementService:
+    """`changed` is called after each commit by which a revision got its engine."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        jobs: JobService,
+        changed: Callable[[], None],
+        here: Callable[[], Processor] = processor,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._when = settings.measure
+        self._database = database
+        self._jobs = jobs
+        self._changed = changed
+        self._here = here
+        self._clock = clock
+        jobs.on_success(KIND, self._record)
+        jobs.on_end(KIND, lambda _: self.settle())
+
+    # beginning
+
+    def after_push(self, version: VersionInfo, actor: str, project: str = DEFAULT_PROJECT) -> list[str]:
+        """Begin to measure a version that is new, where settings say so. The ids of the jobs; a push never fails by this."""
+        if self._when != "push" or not version.engine:
+            return []
+        try:
+            return [self._submit(f"{version.model}:{version.number}", actor, project)]
+        except OpenMaaSError as error:
+            _log.warning("not begun", version=f"{version.model}:{version.number}", cause=error.message)
+            return []
+
+    def prepare(self, reference: str, options: Options, *, actor: str, project: str = DEFAULT_PROJECT) -> None:
+        """Before a deployment: begin to measure where `auto` has nothing to follow on this processor.
+
+        Not again after one that failed or was cancelled: people decide whether that is worth it. Raises NotFound.
+        """
+        with self._database.read() as session:
+            model, version = find_version(session, project, reference)
+            exact = f"{model.name}:{version.number}"
+            require_runnable(exact, _manifest(version))
+            wanted = options.engine == AUTO and self._when != "never"
+            job = _newest_job(session, version)
+            never = job is None or job.state == "succeeded"  # and then on another processor
+            missing = never and self._newest(session, version) is None
+        if wanted and missing:
+            self._submit(exact, actor, project)
+
+    def _submit(self, reference: str, actor: str, project: str) -> str:
+        return self._jobs.submit(KIND, {"version": reference}, actor=actor, project=project).id
+
+    # keeping
+
+    def _record(self, session: Session, job: JobInfo) -> None:
+        """In the transaction that ends the job."""
+        measurement = msgspec.convert(job.result, Measurement, strict=False)
+        _, version = find_version(session, job.project, job.subject)
+        session.add(
+            MeasurementRow(
+                project=job.project,
+                digest=version.digest,
+                processor=measurement.processor.label,
+                result=msgspec.json.encode(job.result).decode(),
+                job=job.id,
+                at=self._clock(),
+            )
+        )
+
+    def known(self, session: Session, version: VersionRow) -> tuple[dict[str, Any] | None, str | None]:
+        """The newest measurement on this processor, as its job left it, with the job's id and when it was; and the id of a job
+        that is measuring the version or waits for its turn."""
+        row, job = self._newest_row(session, version), _newest_job(session, version)
+        shown = None if row is None else {**msgspec.json.decode(row.result), "job": row.job, "at": row.at}
+        return shown, job_id(job.number) if job is not None and job.state in OPEN else None
+
+    def _newest(self, session: Session, version: VersionRow) -> Measurement | None:
+        row = self._newest_row(session, version)
+        return None if row is None else msgspec.json.decode(row.result, type=Measurement)
+
+    def _newest_row(self, session: Session, version: VersionRow) -> MeasurementRow | None:
+        query = select(MeasurementRow).where(
+            MeasurementRow.project == version.project,
+            MeasurementRow.digest == version.digest,
+            MeasurementRow.processor == self._here().label,
+        )
+        return session.scalar(query.order_by(MeasurementRow.id.desc()).limit(1))
+
+    # choosing
+
+    def choose(self, session: Session, version: VersionRow, options: Options) -> Resolution | str:
+        """The engine for a revision, or the id of the job that it has to wait for.
+
+        Raises InvalidInput where an engine is asked for that cannot run the version.
+        """
+        manifest, cores = _manifest(version), self._here().cores
+        measurement = self._newest(session, version)
+        if options.engine != AUTO:
+            return force(options.engine, ways_to_run(manifest), measurement, options, cores)
+        if measurement is not None:
+            return follow(measurement, manifest, options, cores)
+        job = _newest_job(session, version)
+        if job is not None and job.state in OPEN:
+            return job_id(job.number)
+        return unmeasured(manifest, _why_not(job, self._when))
+
+    def observe(self, _: Observed) -> None:
+        """At each report of the supervisor, since control may have been killed between the end of a job and what follows."""
+        self.settle()
+
+    def settle(self) -> None:
+        """Give their engines to revisions whose job is over, whichever way it ended."""
+        with self._database.read() as session:
+            if not any(_is_over(session, row) for row in _waiting(session)):
+                return
+        with self._database.write() as session:
+            for row in [row for row in _waiting(session) if _is_over(session, row)]:
+                self._settle(session, row)
+        self._changed()
+
+    def _settle(self, session: Session, row: DeploymentRevisionRow) -> None:
+        version = session.get_one(VersionRow, row.version_id)
+        chosen = self.choose(session, version, decode_options(row.options))
+        if isinstance(chosen, str):
+            row.measuring = chosen
+        else:
+            row.measuring, row.engine = None, msgspec.json.encode(chosen).decode()
+            _log.info("chosen", version=f"{row.model}:{row.number}", engine=chosen.choice.label, why=chosen.why)
+
+
+def _manifest(version: VersionRow) -> Manifest:
+    return msgspec.json.decode(version.manifest, type=Manifest)
+
+
+def _newest_job(session: Session, version: VersionRow) -> JobRow | None:
+    """The newest job that measures the version or measured it."""
+    query = select(JobRow).where(JobRow.kind == KIND, JobRow.version_id == version.id)
+    return session.scalar(query.order_by(JobRow.number.desc()).limit(1))
+
+
+def _waiting(session: Session) -> list[DeploymentRevisionRow]:
+    query = select(DeploymentRevisionRow).where(
+        DeploymentRevisionRow.state == "starting", DeploymentRevisionRow.measuring.is_not(None)
+    )
+    return list(session.scalars(query.order_by(DeploymentRevisionRow.id)))
+
+
+def _is_over(session: Session, row: DeploymentRevisionRow) -> bool:
+    return find_job(session, row.project, row.measuring or "").state not in OPEN
+
+
+def _why_not(job: JobRow | None, when: str) -> str:
+    if job is None:
+        return "OPENMAAS_MEASURE is never" if when == "never" else "there is no measurement"
+    became = {"succeeded": "ran on another processor", "cancelled": "was cancelled"}.get(job.state, "has failed")
+    return f"the job {job_id(job.number)} {became}"
