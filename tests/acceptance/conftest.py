@@ -91,6 +91,7 @@ def make_server(home: Path, **settings: object) -> Server:
         "OPENMAAS_HOME": str(home),
         "OPENMAAS_HTTP_PORT": str(http_port),
         "OPENMAAS_CONTROL_PORT": str(control_port),
+        "OPENMAAS_MEASURE": "never",  # except where a test is about it: a measurement takes seconds and both cores
         **{f"OPENMAAS_{name.upper()}": str(value) for name, value in settings.items()},
     }
     return Server(home, environment, http_port, control_port)

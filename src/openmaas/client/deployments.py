@@ -56,6 +56,7 @@ class Deployments(Session):
         max_queue: int = 1024,
         max_wait: float = 0.0,
         max_tokens: int = 0,
+        engine: str = "auto",
         request_timeout: float = 60.0,
         wait: bool = True,
         timeout: float = 600.0,
@@ -66,7 +67,8 @@ class Deployments(Session):
         version: `digits`, `digits:3` or `digits@champion`. name: the model's without. memory: bytes for each replica.
         threads: of the engine, 0 shares the cores. max_batch: rows. max_queue: requests. max_wait: seconds to wait for
         batch-mates. max_tokens: of one batch of sequences with its padding, 0 for a default. request_timeout: seconds that a
-        request may take.
+        request may take. engine: `auto` takes the fastest that was measured, and waits while that is being found out; a name
+        such as `onnxruntime` or `openvino:bf16` forces one.
         wait: until all replicas are ready, at most `timeout` seconds; `watch` is told each look at it.
 
         Raises NotFound, InvalidInput, DeployFailed with the cause, and DeadlineExceeded when it takes longer.
@@ -81,6 +83,7 @@ class Deployments(Session):
             max_queue=max_queue,
             max_wait=max_wait,
             max_tokens=max_tokens,
+            engine=engine,
             timeout=request_timeout,
         )
         sending = Request(
@@ -139,6 +142,12 @@ class Deployments(Session):
         return (yield from fetch(Request("GET", (*_parts(deployment), "logs"), query), Logs))
 
 
+def _progress(info: DeploymentInfo) -> str:
+    if info.measuring is not None:
+        return f"its engines are being measured by the job {info.measuring}"
+    return f"{info.ready} of {info.replicas} replicas ready"
+
+
 def _parts(deployment: str) -> tuple[str, ...]:
     return (*API, "deployments", check_name(deployment, "deployment"))
 
@@ -156,7 +165,7 @@ def _until_ready(
             raise DeployFailed(info)
         if time.monotonic() > until:
             raise DeadlineExceeded(
-                f"{info.name!r} is still {info.state} after {timeout:g} s ({info.ready} of {info.replicas} replicas ready).",
+                f"{info.name!r} is still {info.state} after {timeout:g} s ({_progress(info)}).",
                 code="deploy_timeout",
                 next_step=f"Look at `openmaas ps` and `openmaas logs {info.name}`; it goes on starting.",
             )
