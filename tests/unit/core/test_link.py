@@ -457,7 +457,7 @@ async def test_two_frames_cut_at_every_boundary(address: str) -> None:
         for second in range(first, len(stream) + 1, 7):
             seen: list[tuple[int, bytes, bytes]] = []
             server = LinkServer(lambda call, seen=seen: seen.append((call.id, call.header, call.payload)))  # type: ignore[misc]
-            connection = wire._Connection(server)
+            connection = wire.answering._Connection(server)
             for part in (stream[:first], stream[first:second], stream[second:]):
                 if part:
                     connection.data_received(part)
