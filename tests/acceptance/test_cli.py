@@ -111,7 +111,9 @@ def test_predict_reads_rows_from_a_file(
     client.push(dummy("rows"), name="rows")
     client.deploy("rows")
     (tmp_path / "rows.txt").write_text(rows)
-    assert len(digits.json("predict", "rows", "--input", str(tmp_path / "rows.txt"))["Y"]) == answers
+    answer = digits.json("predict", "rows", "--input", str(tmp_path / "rows.txt"))
+    assert (answer["model"], answer["version"], answer["notes"]) == ("rows", 1, [])
+    assert [list(row) for row in answer["predictions"]] == [["Y"]] * answers
 
 
 async def test_the_asynchronous_client(digits: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -48,6 +49,31 @@ class Predictions(Session):
             return (yield from _infer(key, data, fresh, timeout))
 
     @operation
+    def predict_raw(
+        self,
+        deployment: str,
+        body: bytes,
+        content_type: str = "application/json",
+        *,
+        top: int | None = None,
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Operation[dict[str, Any]]:
+        """The deployment's answer to a body as it is: {"model", "version", "predictions": [an object a row], "notes": […]}.
+
+        body and content_type: an encoded image (image/png …), a text (text/plain), a table (text/csv), a form
+        (multipart/form-data with its boundary), or JSON: a text or texts, a record or records by column, nested lists, each
+        also under "instances". top: how many classes each row names, where the model names any. version and timeout as in
+        `predict`; notes tell what was done to single rows, such as a text that was cut.
+
+        Raises what `predict` raises, and UnsupportedMedia with what the model takes.
+        """
+        headers = {"content-type": content_type} | _time_limit(timeout)
+        query = {"version": "" if version is None else str(version), "top": top}
+        response = yield from _send(_request(("predict", deployment), headers, body, timeout, query), timeout)
+        return decode(response, dict[str, Any])
+
+    @operation
     def signature(self, deployment: str, *, version: int | str | None = None) -> Operation[Signature]:
         """Names, types and shapes of a deployment's inputs and outputs; -1 is a dynamic axis. Raises NotFound, Unavailable."""
         return (yield from self._signature((deployment, "" if version is None else str(version))))
@@ -76,18 +102,24 @@ def _infer(key: tuple[str, str], data: Data, signature: Signature, timeout: floa
 
     body, json_size = encode_request(as_inputs(data, signature), signature)
     headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(json_size)}
-    if timeout is not None:
-        headers["x-request-timeout"] = f"{timeout:.6f}"
-    request = Request(
-        "POST",
-        (*_parts(key), "infer"),
-        door="gateway",
-        headers=headers,
-        body=body,
-        timeout=3600.0 if timeout is None else timeout + _MARGIN,
-    )
+    request = _request((*_parts(key), "infer"), headers | _time_limit(timeout), body, timeout)
     response = yield from _send(request, timeout)
     return decode_answer(response.body, int(response.headers.get("inference-header-content-length", -1)))
+
+
+def _time_limit(timeout: float | None) -> dict[str, str]:
+    return {} if timeout is None else {"x-request-timeout": f"{timeout:.6f}"}
+
+
+def _request(
+    parts: tuple[str, ...],
+    headers: Mapping[str, str],
+    body: bytes,
+    timeout: float | None,
+    query: Mapping[str, Any] | None = None,
+) -> Request:
+    seconds = 3600.0 if timeout is None else timeout + _MARGIN
+    return Request("POST", parts, query or {}, door="gateway", headers=headers, body=body, timeout=seconds)
 
 
 def _send(request: Request, timeout: float | None) -> Operation[Response]:

@@ -70,7 +70,8 @@ def _listed(specs: Mapping[str, TensorSpec]) -> str:
 
 def _typed(value: Any, spec: TensorSpec) -> Tensor:
     try:
-        array = np.asarray(value)
+        # Bytes would lose the zeros at their end in an array of their own type.
+        array = np.asarray(value, dtype=object) if spec.datatype == "BYTES" else np.asarray(value)
     except ValueError:
         raise InvalidInput(f"The rows given for {spec.name!r} differ in length.", code="shape_mismatch") from None
     if spec.datatype == "BYTES":

@@ -80,7 +80,7 @@ class PlainDecoder:
 
     def _is_matrix(self) -> bool:
         (spec, *more) = self._signature.inputs
-        return not more and len(spec.shape) == 2 and spec.datatype not in ("BYTES", "BOOL", "BF16")
+        return not more and len(spec.shape) == 2 and spec.datatype not in ("BOOL", "BF16") and not self._is_text()
 
     def decode(self, body: bytes, content_type: str) -> Decoded:
         """What a body holds. Raises InvalidInput that says where and what, UnsupportedMedia with what is taken."""
@@ -264,6 +264,9 @@ class PlainDecoder:
                 )
             return self._texts([row[0] for row in fields.rows])
         spec = self._signature.inputs[0]
+        if spec.datatype == "BYTES":
+            cells = [cell.encode() for row in fields.rows for cell in row]
+            return self._tensors({spec.name: _objects(cells).reshape(len(fields.rows), -1)})
         numbered = (fields.names, *fields.rows) if all(map(_is_number, fields.names)) else fields.rows
         if not numbered:
             raise InvalidInput("The CSV table has no rows.", code="no_rows", next_step="Send at least one row.")

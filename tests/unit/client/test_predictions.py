@@ -80,3 +80,28 @@ def test_a_503_that_says_too_late_or_nothing_is_told_at_once(after: str | None, 
     with pytest.raises(Unavailable):
         client.predict("m", [1, 2, 3], timeout=timeout)
     assert len(transport.seen) == 2
+
+
+def test_a_raw_body_is_asked_about_as_it_is() -> None:
+    answer = {"model": "m", "version": 2, "predictions": [{"label": "cat", "probability": 0.5}], "notes": []}
+    transport = FakeTransport(lambda request: json_answer(answer))
+    client = openmaas.Client("http://server", transport=transport)
+    assert client.predict_raw("m", b"\x89PNG", "image/png", top=3, version="champion", timeout=2.0) == answer
+    assert client.predict_raw("m", b'["a"]')["version"] == 2
+    first, second = transport.seen
+    assert (first.door, first.target, first.body) == ("gateway", "/predict/m?version=champion&top=3", b"\x89PNG")
+    assert first.headers == {"content-type": "image/png", "x-request-timeout": "2.000000"}
+    assert (second.target, dict(second.headers)) == ("/predict/m", {"content-type": "application/json"})
+
+
+def test_images_keep_the_zeros_at_their_end() -> None:
+    class Images(Gateway):
+        def __call__(self, request: Request) -> Response:
+            specs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+            if request.method == "GET":
+                return json_answer({"name": "m", "platform": "x", "inputs": specs, "outputs": specs})
+            assert request.body.endswith(b"BM\x00\x00" + b"\x05\x00\x00\x00GIF8\x00")
+            return json_answer({"outputs": []})
+
+    client, _ = _client(Images())
+    assert client.predict("m", [b"BM\x00\x00", b"GIF8\x00"]) == {}
