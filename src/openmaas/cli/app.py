@@ -13,7 +13,7 @@ PANELS: dict[str, dict[str, str]] = {
     _("Server"): {"up": "server", "down": "server", "status": "server", "doctor": "server", "version": "server"},
     _("Models"): {
         "push": "pushes", "ls": "models", "show": "models", "alias": "aliases", "history": "histories", "rm": "models",
-        "pull": "models", "convert": "conversions", "parity": "conversions",
+        "pull": "models", "convert": "conversions", "parity": "conversions", "measure": "measurements",
     },
     _("Serving"): {
         "deploy": "deployments", "predict": "predictions", "ps": "processes", "logs": "logs", "top": "top",

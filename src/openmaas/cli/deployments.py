@@ -34,6 +34,10 @@ def deploy(
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=0, help=_("Tokens that run together at most, with padding; 0 is a default."))
     ] = 0,
+    engine: Annotated[
+        str,
+        typer.Option("--engine", metavar="NAME", help=_("auto follows a measurement; openvino:bf16 and the like force one.")),
+    ] = "auto",
     timeout: Annotated[float, typer.Option("--timeout", help=_("Seconds that a request may take."))] = 60.0,
     wait: Wait = 600.0,
     as_json: Json = False,
@@ -51,6 +55,7 @@ def deploy(
             max_queue=max_queue,
             max_wait=max_wait,
             max_tokens=max_tokens,
+            engine=engine,
             request_timeout=timeout,
             wait=wait > 0,
             timeout=wait,
@@ -100,7 +105,7 @@ def _report_alias(move: Any, as_json: bool) -> None:
 
 
 def _report(client: Client, info: DeploymentInfo, as_json: bool, snippets: bool) -> None:
-    from openmaas.cli.console import done, hint, print_json
+    from openmaas.cli.console import done, hint, print_json, write
 
     if as_json:
         print_json(info)
@@ -108,10 +113,14 @@ def _report(client: Client, info: DeploymentInfo, as_json: bool, snippets: bool)
     version = f"{info.model}:{info.version}"
     if info.state != "ready":
         done(_("{name} → {version}: {state}.").format(name=info.name, version=version, state=info.state))
+        if info.measuring is not None:
+            write(_("Its engines are being measured by {job}; it starts when that ends.").format(job=info.measuring))
         hint("openmaas ps")
         return
     count = plural("{n} replica", "{n} replicas", info.replicas).format(n=info.replicas)
     done(_("{name} serves {version} with {count}.").format(name=info.name, version=version, count=count))
+    if info.engine is not None:
+        write(_("engine  {name} ({why})").format(name=info.engine.name, why=info.engine.why))
     if snippets:
         from openmaas.cli.snippets import print_snippets
 
@@ -131,11 +140,17 @@ def _spinner(client: Client, quiet: bool) -> Iterator[Any]:
     with console.status(_("Deploying")) as line:
 
         def watch(info: DeploymentInfo) -> None:
-            states = _states(client, info) or info.state
+            states = _states(client, info) or _waits(info)
             elapsed = time.monotonic() - start
             line.update(f"{info.name} → {info.model}:{info.version}  {states}  {elapsed:.0f} s")
 
         yield watch
+
+
+def _waits(info: DeploymentInfo) -> str:
+    if info.measuring is None:
+        return info.state
+    return _("engines are being measured by {job}").format(job=info.measuring)
 
 
 def _states(client: Client, info: DeploymentInfo) -> str:

@@ -113,6 +113,10 @@ def print_version(version: VersionInfo) -> None:
         *_labelled(_("recipe"), [version.recipe] if version.recipe else []),
     ]  # fmt: skip
     write_fields(rows)
+    if version.measurement is not None or version.measuring is not None:
+        from openmaas.cli.measurements import print_engines
+
+        print_engines(version)
     if version.card:
         write()
         _write_card(version.card)

@@ -38,12 +38,13 @@ def _print(deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> No
     from openmaas.cli.console import Table, name, state, write, write_table
 
     made = Table(
-        _("DEPLOYMENT"), _("VERSION"), _("STATE"), _("PID"), _("RESTARTS"), _("MEMORY"), _("SINCE"),
+        _("DEPLOYMENT"), _("VERSION"), _("STATE"), _("PID"), _("RESTARTS"), _("MEMORY"), _("SINCE"), _("ENGINE"),
         right=(_("PID"), _("RESTARTS"), _("MEMORY")),
     )  # fmt: skip
     for deployment in deployments:
         version = f"{deployment.model}:{deployment.version}"
-        made.add_row(name(deployment.name), version, state(deployment.state, _ready(deployment)))
+        engine = "–" if deployment.engine is None else deployment.engine.name
+        made.add_row(name(deployment.name), version, state(deployment.state, _ready(deployment)), "", "", "", "", engine)
         own = [replica for replica in replicas if replica.deployment == deployment.name]
         for index, replica in enumerate(own):
             made.add_row(*_row(replica, deployment, last=index == len(own) - 1))
@@ -54,6 +55,8 @@ def _print(deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> No
 
 def _ready(deployment: DeploymentInfo) -> str:
     serving = deployment.serving not in (None, deployment.version)
+    if deployment.measuring is not None:
+        return _("engines are being measured by {job}").format(job=deployment.measuring)
     count = f"{deployment.ready}/{deployment.replicas}"
     return _("{count}, version {n} serves").format(count=count, n=deployment.serving) if serving else count
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openmaas.cli.i18n import _
+from openmaas.cli.i18n import _, plural
+from openmaas.cli.jobs import Wait, follow_job
 from openmaas.cli.options import Json, connect
 from openmaas.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from openmaas.client import Progress
     from openmaas.core.resources import PushResult
+
+_SHOWN = 8
 
 
 def push(
@@ -29,6 +33,7 @@ def push(
         list[str] | None, typer.Option("--metadata", "-m", metavar="KEY=VALUE", help=_("Free metadata; may be repeated."))
     ] = None,
     card: Annotated[Path | None, typer.Option("--card", help=_("A Markdown file that describes the model."))] = None,
+    wait: Wait = False,
     as_json: Json = False,
 ) -> None:
     """Push a model: register its files as a new, immutable version."""
@@ -44,10 +49,15 @@ def push(
             card=None if card is None else _text(card),
             progress=report,
         )
+    if wait:
+        for job in result.jobs:
+            follow_job(client, job, quiet=as_json)
+        reference = f"{result.version.model}:{result.version.number}"
+        result = replace(result, version=client.show(reference))
     if as_json:
         print_json(result)
     else:
-        _print(result)
+        _print(result, ended=wait)
 
 
 def _pairs(texts: list[str]) -> dict[str, Any]:
@@ -67,8 +77,8 @@ def _text(path: Path) -> str:
         raise InvalidInput(_("{path!r} cannot be read as text: {error}.").format(path=str(path), error=error)) from None
 
 
-def _print(result: PushResult) -> None:
-    from openmaas.cli.console import done, hint
+def _print(result: PushResult, ended: bool) -> None:
+    from openmaas.cli.console import Styled, done, hint, write
     from openmaas.cli.models import print_version
     from openmaas.cli.units import size
 
@@ -79,6 +89,18 @@ def _print(result: PushResult) -> None:
     else:
         done(_("{reference} has exactly these files already; nothing was added.").format(reference=reference))
     print_version(version)
+    if result.left_out:
+        shown = ", ".join(result.left_out[:_SHOWN]) + (" …" if len(result.left_out) > _SHOWN else "")
+        told = plural(
+            "{count} file was not sent, since the model does without it: {files}",
+            "{count} files were not sent, since the model does without them: {files}",
+            len(result.left_out),
+        )
+        write(Styled((told.format(count=len(result.left_out), files=shown), "faint")))
+    if result.jobs and not ended:
+        told = _("The engines that can run it are being measured by {jobs}; a deployment waits for that.")
+        write(Styled((told.format(jobs=", ".join(result.jobs)), "faint")))
+        hint(f"openmaas jobs show {result.jobs[0]} --wait")
     hint(f"openmaas deploy {reference}")
 
 

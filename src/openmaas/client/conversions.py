@@ -1,4 +1,4 @@
-"""Convert a version to another kind of artifact, and compare a version with its source again: both are jobs."""
+"""Convert a version to another kind of artifact, compare it with its source again, measure its engines: all are jobs."""
 
 from __future__ import annotations
 
@@ -41,6 +41,14 @@ class Conversions(Session):
         if data is not None:
             arguments["data"] = yield Work(lambda: _tensors(data))
         return (yield from _submit("parity", reference, arguments))
+
+    @operation
+    def measure(self, reference: str, *, seconds: float = 60.0) -> Operation[JobInfo]:
+        """Measure again which engine runs a version fastest on the server; deployments with the engine `auto` then follow it.
+
+        seconds: that it may take. Returns the job at once; the figures are in its result, and in `show(reference).measurement`.
+        """
+        return (yield from _submit("measure", reference, {"seconds": float(seconds)}))
 
 
 def _submit(kind: str, reference: str, arguments: dict[str, Any]) -> Operation[JobInfo]:
