@@ -601,7 +601,7 @@ async def test_draining_gives_up_after_its_time(place: Place) -> None:
 
 
 async def test_idle_connections_are_closed_after_their_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_KEEP_ALIVE", 0.2)
+    monkeypatch.setattr(http.connection, "_KEEP_ALIVE", 0.2)
     silent = await place.client()
     used = await place.client(get())
     assert await used.answers(1) == [(200, b"hello")]

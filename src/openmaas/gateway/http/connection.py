@@ -1,23 +1,20 @@
-"""HTTP/1.1 on one event loop: bytes to requests and answers to bytes, bounded in size and time. llhttp (httptools) parses.
-
-What a request means is the door's business; this file knows only connections. One request of a connection is worked on at a
-time; those that follow it in the pipeline wait. A client that sends too slowly, or does not read its answer, is closed.
-"""
+"""One connection: bytes to requests, one at a time, and answers to bytes."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
-from collections.abc import Callable
-from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
 from openmaas.core.errors import InvalidInput, OpenMaaSError, RequestTimeout, TooLarge
-from openmaas.core.log import get_logger
+from openmaas.gateway.http.request import SKIP_BODY_BELOW, Request
+
+if TYPE_CHECKING:
+    from openmaas.gateway.http.server import HttpServer
+
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request's line and headers, and of whatever else frames its body."""
@@ -27,8 +24,6 @@ _MAX_PIPELINE = 32
 _SLOWEST = 16 * 1024  # bytes a second below which a body counts as dripping
 _KEEP_ALIVE = 75.0
 _LINGER = 2.0
-_GRACE = 0.5  # seconds of draining in which a request may still come over an idle connection
-_SKIP_BODY_BELOW = 64 * 1024  # a refused body this small is read and dropped, so that its connection can be used again
 _JOIN_BELOW = 64 * 1024
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus} | {
@@ -36,65 +31,20 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" fo
 }
 
 
-class Request:
-    """One request. Header names are in lower case, values as they came; `content_length` is None for a chunked body.
-
-    max_body: bytes, little unless the application allows more. on_part: called with the size of each part of a chunked body; an
-    error that it raises refuses the request. on_gone: called when the client leaves before the answer. deadline: on the loop's
-    clock, `on_late` is called after it.
-    """
-
-    # Defaults live on the class: most requests never change most of them.
-    target = b""
-    method = ""
-    content_length: int | None = 0
-    keep_alive = True
-    max_body = _SKIP_BODY_BELOW
-    received = 0
-    whole = False  # all of it has come
-    answered = False
-    deadline = 0.0
-    error: OpenMaaSError | None = None  # why it is refused, once that is known
-    on_part: Callable[[int], None] | None = None
-    on_gone: Callable[[], None] | None = None
-    on_late: Callable[[], None] | None = None
-    state: Any = None  # the application's own
-
-    def __init__(self, connection: HttpConnection, started: float) -> None:
-        self._connection = connection
-        self.started = started
-        self.headers: dict[bytes, bytes] = {}
-        self._parts: list[bytes] = []
-
-    @property
-    def body(self) -> bytes:
-        parts = self._parts
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def header(self, name: bytes) -> str | None:
-        value = self.headers.get(name)
-        return None if value is None else value.decode("latin-1")
-
-    def answer(self, status: int, headers: str, body: bytes) -> None:
-        """Send the one answer; a second is dropped. headers: whole lines, each with its line break."""
-        if not self.answered:
-            self.answered = True
-            # No circles (an error's traceback holds the request, too): it is freed when the door lets go of it.
-            self.on_part = self.on_gone = self.on_late = self.state = self.error = None
-            self._connection.respond(self, status, headers, body)
+class _Stop(Exception):
+    """No more of this connection's bytes are wanted."""
 
 
-class Application(Protocol):
-    """What stands behind the connections."""
+_BLANK = "\r\n"
+_CLOSE = "connection: close\r\n\r\n"
 
-    def begin(self, request: Request) -> None:
-        """The head has come. Raises an error to refuse it before its body."""
 
-    def run(self, request: Request) -> None:
-        """The body has come too. The request is answered now or later."""
-
-    def refuse(self, request: Request, error: OpenMaaSError) -> None:
-        """Answer a request with an error."""
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"The body has more than {limit} bytes.",
+        code="body_too_large",
+        next_step="Send fewer rows a request, or raise OPENMAAS_MAX_BODY.",
+    )
 
 
 class HttpConnection(asyncio.Protocol):
@@ -224,7 +174,7 @@ class HttpConnection(asyncio.Protocol):
         assert request is not None
         request.received += len(body)
         if request.error is not None:
-            if request.received > _SKIP_BODY_BELOW:
+            if request.received > SKIP_BODY_BELOW:
                 self._abandon(request)
             return
         try:
@@ -327,7 +277,7 @@ class HttpConnection(asyncio.Protocol):
         """Answer once the rest has come, if that is little; else now, and close: the rest must not pass for a request."""
         request.error = error
         request._parts.clear()
-        if request.content_length is None or request.content_length > _SKIP_BODY_BELOW:
+        if request.content_length is None or request.content_length > SKIP_BODY_BELOW:
             self._abandon(request)
 
     def _abandon(self, request: Request) -> None:
@@ -401,106 +351,3 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
             # Also under TLS, whose farewell an idle client may never return.
             self._watch_reader(self._server.body_timeout if self._transport.get_write_buffer_size() else _LINGER)
-
-
-class _Stop(Exception):
-    """No more of this connection's bytes are wanted."""
-
-
-_BLANK = "\r\n"
-_CLOSE = "connection: close\r\n\r\n"
-
-
-def too_large(limit: int) -> TooLarge:
-    return TooLarge(
-        f"The body has more than {limit} bytes.",
-        code="body_too_large",
-        next_step="Send fewer rows a request, or raise OPENMAAS_MAX_BODY.",
-    )
-
-
-class HttpServer:
-    """All connections of one gateway, and the clock that bounds them.
-
-    body_timeout: seconds that a head has to arrive, that a body may drip, and that an answer may lie unread.
-    """
-
-    TICK: Final = 0.025
-    """Seconds between two looks at deadlines: how late one may be noticed."""
-
-    def __init__(self, application: Application, *, body_timeout: float) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.application = application
-        self.body_timeout = body_timeout
-        self.connections: set[HttpConnection] = set()
-        self.receiving: set[HttpConnection] = set()
-        self.active: set[HttpConnection] = set()
-        self.unread: set[HttpConnection] = set()
-        self.draining = False
-        self.leaving = math.inf  # when idle connections are closed
-        self.now = self.loop.time()
-        self.date = ""
-        self._server: asyncio.Server | None = None
-        self._ticks = 0
-        self._ticker = self.loop.create_task(self._tick())
-
-    async def listen(self, host: str, port: int, *, tls: Any = None, shared: bool = False) -> None:
-        """Accept connections; `shared` lets other gateways listen at the same port."""
-        self._server = await self.loop.create_server(
-            lambda: HttpConnection(self),
-            host,
-            port,
-            ssl=tls,
-            ssl_handshake_timeout=self.body_timeout if tls else None,
-            backlog=4096,
-            reuse_port=shared or None,
-        )
-
-    def forget(self, connection: HttpConnection) -> None:
-        for group in (self.connections, self.receiving, self.active, self.unread):
-            group.discard(connection)
-
-    async def drain(self, timeout: float) -> bool:
-        """Accept nothing new, answer what was asked, close each connection after its answer, and wait until all of them have
-        been read. False after `timeout` seconds."""
-        if self._server is not None:
-            self._server.close()
-        # What is on its way over idle connections may still come in; it is answered, and told to come back elsewhere.
-        self.draining = True
-        until = self.loop.time() + timeout
-        self.leaving = self.loop.time() + _GRACE
-        while self.connections:
-            now = self.loop.time()
-            if now >= until:
-                return False
-            for connection in tuple(self.connections):
-                connection.check_idle(now)
-            await asyncio.sleep(self.TICK)
-        return True
-
-    def close(self) -> None:
-        self._ticker.cancel()
-        for connection in tuple(self.connections):
-            connection.close()
-
-    async def _tick(self) -> None:
-        while True:
-            try:
-                self._look()
-            except Exception:
-                get_logger("http").exception("clock_failed")  # one connection's trouble; the clock goes on
-            await asyncio.sleep(self.TICK)
-
-    def _look(self) -> None:
-        self.now = now = self.loop.time()
-        self._ticks += 1
-        if self._ticks % 20 == 1:
-            self.date = f"date: {formatdate(usegmt=True)}\r\n"
-            for connection in tuple(self.receiving):
-                connection.check_receiving(now)
-            for connection in tuple(self.unread):
-                connection.check_unread(now)
-            for connection in tuple(self.connections):
-                connection.check_idle(now)
-        for connection in tuple(self.active):
-            connection.check_deadline(now)
