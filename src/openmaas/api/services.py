@@ -12,6 +12,7 @@ from openmaas.control.aliases import AliasService
 from openmaas.control.approvals import ApprovalService
 from openmaas.control.deployments import DeploymentService
 from openmaas.control.doctor import DoctorService
+from openmaas.control.follow_up import FollowUpService
 from openmaas.control.garbage import GarbageService
 from openmaas.control.jobs import JobService
 from openmaas.control.keys import KeyService, Principal
@@ -72,13 +73,14 @@ def build_services(settings: Settings, database: Database, fleet: Fleet, changed
     jobs = JobService(settings, database, fleet, keys, changed)
     measurements = MeasurementService(settings, database, jobs, changed)
     deployments = DeploymentService(database, fleet, changed, settings.home_path / "logs" / "deployments", measurements)
+    follow_up = FollowUpService(jobs, measurements)
     return Services(
         settings=settings,
         models=ModelService(database, changed),
         versions=VersionService(database, blobs, measured=measurements.known),
         aliases=AliasService(database, changed),
         uploads=uploads,
-        pushes=PushService(settings, database, blobs, parts, uploads, approvals, follow_up=measurements.after_push),
+        pushes=PushService(settings, database, blobs, parts, uploads, approvals, follow_up=follow_up.begin),
         approvals=approvals,
         garbage=GarbageService(settings, database, blobs, parts),
         keys=keys,

@@ -56,7 +56,7 @@ class Examine(Protocol):
     ) -> Examined: ...
 
 
-FollowUp = Callable[[VersionInfo, str, str], list[str]]
+FollowUp = Callable[[VersionInfo, Examined, str, str], list[str]]
 """Begins the jobs that a new version asks for, by actor and project; their ids."""
 
 
@@ -72,7 +72,7 @@ class PushService:
         uploads: UploadService,
         approvals: ApprovalService,
         examine: Examine = examine_in_child,
-        follow_up: FollowUp = lambda version, actor, project: [],
+        follow_up: FollowUp = lambda version, examined, actor, project: [],
     ) -> None:
         self._follow_up = follow_up
         self._settings = settings
@@ -104,7 +104,7 @@ class PushService:
                 find_upload(session, project, upload)
                 version, created = register(session, Registration(project, actor, upload, request, examined, manifest))
             self._parts.remove(upload)
-        jobs = self._follow_up(version, actor, project) if created else []
+        jobs = self._follow_up(version, examined, actor, project) if created else []
         return PushResult(version=version, created=created, stored_bytes=stored, jobs=jobs)
 
     def _load(self, upload: str, project: str) -> tuple[UploadRequest, list[FileEntry]]:
