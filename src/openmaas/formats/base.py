@@ -104,7 +104,7 @@ class Format(ABC):
         return ()
 
     def complete(self, task: Task, examined: Examined) -> Examined:
-        """What the pushed files add to a model that the pusher converted to ONNX: examined is of the ONNX file. Nothing here."""
+        """What the pushed files add to a model that the pusher converted: `examined` is of the ONNX file. Nothing here."""
         return examined
 
     def export(self, model: object, sample: Any, folder: Path) -> Exported | None:

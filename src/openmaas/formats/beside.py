@@ -46,9 +46,7 @@ def with_estimator(task: Task, examined: Examined, entry: str) -> Examined:
     except OpenMaaSError:
         return examined
     artifact = Artifact(kind="skops", entry=entry, options={"layout": estimator.layout})
-    processing, notes = describe_table(
-        model, estimator.layout, examined.signature, inputs, estimator.answer, session.run
-    )
+    processing, notes = describe_table(model, estimator.layout, examined.signature, inputs, estimator.answer, session.run)
     return msgspec.structs.replace(
         examined, artifacts=(*examined.artifacts, artifact), processing=processing, notes=(*examined.notes, *notes)
     )

@@ -1,12 +1,12 @@
-"""A scikit-learn estimator as ONNX, held against the estimator itself."""
+"""A scikit-learn estimator or a booster as ONNX, held against itself."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,13 @@ from openmaas.formats.graph import read_signature
 from openmaas.formats.layouts import Rows
 from openmaas.formats.sample import stretch
 from openmaas.formats.time_limit import time_limit
+
+
+class Source(Protocol):
+    """What is converted, and answers itself."""
+
+    def answer(self, inputs: Mapping[str, NDArray[Any]], /) -> Arrays: ...
+
 
 BATCHES = (1, 2, 7)
 _CALLS = 32
@@ -44,20 +51,47 @@ class Converted(NamedTuple):
 
 def convert(model: Any, candidates: Sequence[Rows], path: Path) -> Converted:
     """Write the estimator to `path` as ONNX that answers as it does: with float32 inputs, else doubles, else not at all."""
+    import sklearn
+
+    def write(rows_: Rows, inputs: Arrays) -> Any:
+        return _to_onnx(model, inputs, rows_.outputs)
+
+    def source(rows_: Rows) -> Source:
+        return Estimator(model, rows_.layout)
+
+    return attempt(f"scikit-learn {sklearn.__version__}", source, write, _attempts(candidates), path)
+
+
+def attempt(
+    name: str,
+    source: Callable[[Rows], Source],
+    write: Callable[[Rows, Arrays], Any],
+    attempts: Iterator[tuple[Rows, np.dtype[Any]]],
+    path: Path,
+) -> Converted:
+    """The first of the attempts that answers as the source does; no file remains where none does.
+
+    name: of the source, in words. write: the ONNX model that takes these inputs. attempts: rows and the precision of the
+    inputs; at least one.
+    """
     failures: list[str] = []
     measured: tuple[Comparison, ...] = ()
-    for rows_, precision in _attempts(candidates):
+    first: Rows | None = None
+    for rows_, precision in attempts:
+        first = first or rows_
+        inputs = {key: array.astype(precision) if array.dtype.kind == "f" else array for key, array in rows_.inputs.items()}
         try:
-            session, signature, inputs = _write(model, rows_, precision, path)
-            comparisons, wrong = hold_against(Estimator(model, rows_.layout), rows_.inputs, session, inputs)
+            session, signature = _load(write(rows_, inputs), path)
+            comparisons, wrong = hold_against(source(rows_), rows_.inputs, session, inputs)
         except OpenMaaSError as error:
             comparisons, wrong = (), error.message
         if wrong is None:
-            return Converted(_parity(True, rows_, comparisons, failures), rows_, signature, session, inputs)
+            return Converted(parity_of(name, True, rows_, comparisons, failures), rows_, signature, session, inputs)
         failures.append(f"{precision.name} inputs{' as columns' if rows_.layout == 'columns' else ''}: {wrong}")
         measured = measured or comparisons
     path.unlink(missing_ok=True)
-    return Converted(_parity(False, candidates[0], measured, failures), candidates[0])
+    assert first is not None
+    return Converted(parity_of(name, False, first, measured, failures), first)
 
 
 def _attempts(candidates: Sequence[Rows]) -> Iterator[tuple[Rows, np.dtype[Any]]]:
@@ -67,12 +101,11 @@ def _attempts(candidates: Sequence[Rows]) -> Iterator[tuple[Rows, np.dtype[Any]]
             yield rows_, np.dtype(np.float64)
 
 
-def _parity(passed: bool, rows_: Rows, comparisons: tuple[Comparison, ...], failures: Sequence[str]) -> Parity:
+def parity_of(name: str, passed: bool, rows_: Rows, comparisons: tuple[Comparison, ...], failures: Sequence[str]) -> Parity:
     import onnxruntime
-    import sklearn
 
     return Parity(
-        source=f"scikit-learn {sklearn.__version__}",
+        source=name,
         target=f"onnxruntime {onnxruntime.__version__}",
         passed=passed,
         sample=rows_.origin,
@@ -86,28 +119,31 @@ def _parity(passed: bool, rows_: Rows, comparisons: tuple[Comparison, ...], fail
 # ── converting ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _write(model: Any, rows_: Rows, precision: np.dtype[Any], path: Path) -> tuple[OnnxSession, Signature, Arrays]:
-    """Raises OpenMaaSError when skl2onnx cannot convert it, or onnxruntime cannot load what came of it."""
-    inputs = {name: array.astype(precision) if array.dtype.kind == "f" else array for name, array in rows_.inputs.items()}
-    graph = _to_onnx(model, inputs, rows_.outputs)
+def _load(graph: Any, path: Path) -> tuple[OnnxSession, Signature]:
+    """Write and load it. Raises OpenMaaSError when onnxruntime cannot."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(graph.SerializeToString())
     session = OnnxSession(path, threads=2)
     signature = read_signature(graph)
     session.bind(signature)
-    return session, signature, inputs
+    return session, signature
 
 
 def _to_onnx(model: Any, inputs: Arrays, outputs: Arrays) -> Any:
+    return converted_by("skl2onnx", lambda: name_outputs(_convert(model, inputs), outputs))
+
+
+def converted_by(converter: str, convert: Callable[[], Any]) -> Any:
+    """What `convert` gives within SECONDS. Raises OpenMaaSError with what the converter said."""
     try:
         with time_limit(SECONDS):
-            return _name_outputs(_convert(model, inputs), outputs)
+            return convert()
     except (MemoryError, OpenMaaSError):
         raise
     except Exception as error:
         cause = _root(error)
         said = without_paths(" ".join(str(cause).split())).partition(". ")[0][:300].rstrip(".")
-        raise OpenMaaSError(f"skl2onnx cannot convert it ({type(cause).__name__}: {said}).") from None
+        raise OpenMaaSError(f"{converter} cannot convert it ({type(cause).__name__}: {said}).") from None
 
 
 def _convert(model: Any, inputs: Arrays) -> Any:
@@ -116,8 +152,9 @@ def _convert(model: Any, inputs: Arrays) -> Any:
     from skl2onnx import convert_sklearn
     from sklearn.base import is_classifier
 
+    register_boosters()
     types = [(name, _onnx_type(array)) for name, array in inputs.items()]
-    fixed = {"initial_types": types, "name": type(model).__name__, "target_opset": _opsets()}
+    fixed = {"initial_types": types, "name": type(model).__name__, "target_opset": opsets()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if is_classifier(model):
@@ -126,7 +163,21 @@ def _convert(model: Any, inputs: Arrays) -> Any:
         return convert_sklearn(model, **fixed)
 
 
-def _opsets() -> dict[str, int]:
+def register_boosters() -> None:
+    """Teach skl2onnx the boosters that a pipeline may hold, where their library is loaded anyway and onnxmltools is there."""
+    import sys
+    from importlib.util import find_spec
+
+    if find_spec("onnxmltools") is None:
+        return
+    from openmaas.formats.booster_onnx import register
+
+    for library in ("xgboost", "lightgbm"):
+        if library in sys.modules:
+            register(library)
+
+
+def opsets() -> dict[str, int]:
     """The newest that skl2onnx writes for every kind of model; it has not all of them in ai.onnx.ml 4 and later."""
     import skl2onnx
 
@@ -152,16 +203,16 @@ def _onnx_type(array: NDArray[Any]) -> Any:
     return kinds[array.dtype.name]([None, *array.shape[1:]])
 
 
-def _name_outputs(model: Any, expected: Arrays) -> Any:
+def name_outputs(model: Any, expected: Arrays) -> Any:
     """The graph with the estimator's own outputs only, under our names and with as many axes as the estimator gives.
 
-    Of what skl2onnx gives, the first outputs are the estimator's; that they are is what the comparison then shows.
+    Of what the converter gives, the first outputs are the estimator's; that they are is what the comparison then shows.
     """
     import onnx
 
     theirs = [value.name for value in model.graph.output]
     if len(theirs) < len(expected):
-        raise OpenMaaSError(f"skl2onnx gives {len(theirs)} outputs, the estimator {len(expected)}.")
+        raise OpenMaaSError(f"The converter gives {len(theirs)} outputs, the model {len(expected)}.")
     kept = list(model.graph.output)[: len(expected)]
     del model.graph.output[:]
     taken = {name for node in model.graph.node for name in (*node.input, *node.output)} | {i.name for i in model.graph.input}
@@ -192,7 +243,8 @@ def _append(model: Any, value: Any, name: str, array: NDArray[Any]) -> None:
     target = [None, *array.shape[1:]]
     if axes == array.ndim or array.ndim not in (1, 2):
         model.graph.node.append(onnx.helper.make_node("Identity", [value.name], [name]))
-        target = [axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim]
+        declared = [axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim]
+        target = [None, *declared[1:]]  # some converters declare one row
     else:
         shape = onnx.numpy_helper.from_array(np.array([-1, *array.shape[1:]], np.int64), f"shape_of_{name}")
         model.graph.initializer.append(shape)
@@ -205,7 +257,7 @@ def _append(model: Any, value: Any, name: str, array: NDArray[Any]) -> None:
 
 
 def hold_against(
-    source: Estimator, given: Arrays, session: OnnxSession, inputs: Arrays
+    source: Source, given: Arrays, session: OnnxSession, inputs: Arrays
 ) -> tuple[tuple[Comparison, ...], str | None]:
     """Source and ONNX on the same rows at each batch size: what to store, and what is wrong (None when nothing is)."""
     comparisons = []

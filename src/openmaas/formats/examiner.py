@@ -122,15 +122,17 @@ def _require_no_claim(parity: Parity | None) -> None:
 
 def _refuse_pickles(folder: Path, files: Sequence[str], approved: Sequence[str]) -> None:
     from openmaas.formats.pickles import find_pickle
+    from openmaas.formats.torch.weights import PUSH_LIVE, is_saved_by_torch, refuse_weights
 
     for file in files:
         what = find_pickle(folder / file)
         if what and (digest := sha256_of(folder / file)) not in approved:
+            refuse_weights(folder, file)
+            other = f"Save it with skops or push the live object. If you trust it, an admin may run: openmaas approve {digest}"
             raise Refused(
                 f"{file!r} is {what}: loading it runs whatever code it holds. Its SHA-256 is {digest}.",
                 code="pickle_refused",
-                next_step="Save it with skops or push the live object. If you trust it, an admin may run: "
-                f"openmaas approve {digest}",
+                next_step=PUSH_LIVE if is_saved_by_torch(folder / file) else other,
             )
 
 
@@ -142,6 +144,11 @@ def _examine(task: Task, files: Sequence[str]) -> Examined:
         found = [(name, file) for name, file in found if file == task.description.entry]
     else:
         found = without_parts(found, candidates)
+    if not found:
+        from openmaas.formats.torch.weights import refuse_weights
+
+        for file in files:
+            refuse_weights(task.folder, file)
     if len(found) != 1:
         raise _not_one(task.description, list(candidates), found, files)
     name, entry = found[0]

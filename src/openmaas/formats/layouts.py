@@ -116,11 +116,24 @@ def _live(array: NDArray[Any]) -> NDArray[Any]:
         raise InvalidInput(
             "The sample has no rows.", code="invalid_sample", next_step="Give sample=X, rows as the model takes them."
         )
-    picked: NDArray[Any] = array[np.unique(np.linspace(0, len(array) - 1, min(len(array), MAX_ROWS)).astype(int))]
-    if picked.dtype.kind not in "OSU":
-        return picked
-    numbers = _as_numbers(picked)
-    return to_bytes(picked) if numbers is None else numbers
+    kept: NDArray[Any] = array[_places(len(array))]
+    if kept.dtype.kind not in "OSU":
+        return kept
+    numbers = _as_numbers(kept)
+    return to_bytes(kept) if numbers is None else numbers
+
+
+def picked(sample: Any) -> Any:
+    """The rows of a live sample that `arrays_of` keeps, as the object that they came in."""
+    if hasattr(sample, "iloc"):
+        return sample.iloc[_places(len(sample))]
+    rows = sample.tocsr() if hasattr(sample, "tocsr") else np.asarray(sample)
+    return rows[_places(rows.shape[0])]
+
+
+def _places(count: int) -> NDArray[Any]:
+    places: NDArray[Any] = np.unique(np.linspace(0, count - 1, min(count, MAX_ROWS)).astype(int))
+    return places
 
 
 def _as_numbers(array: NDArray[Any]) -> NDArray[Any] | None:

@@ -16,9 +16,7 @@ from openmaas.formats.compare import compare, rows
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
-NaN_NOTE = (
-    "{names}: scikit-learn takes missing values there, and ONNX answers them otherwise; missing values are refused."
-)
+DIFFERING = "{names}: scikit-learn takes missing values there, and ONNX answers them otherwise; missing values are refused."
 _ROWS = 16
 """Rows on which a missing value is tried."""
 
@@ -32,9 +30,11 @@ def describe_table(
     """
     names = _column_names(model, layout, signature)
     nullable, differing = _nullable(names, layout, inputs, source, serving)
-    table = TableInput(columns=_columns(model, names, signature, nullable), tensor=_tensor(layout, signature)) if names else None
+    table = (
+        TableInput(columns=_columns(model, names, signature, nullable), tensor=_tensor(layout, signature)) if names else None
+    )
     labels = classes_of(model, signature)
-    notes = (NaN_NOTE.format(names=", ".join(map(repr, differing[:12]))),) if differing else ()
+    notes = (DIFFERING.format(names=", ".join(map(repr, differing[:12]))),) if differing else ()
     return Processing(input=table, output=labels) if table or labels else None, notes
 
 
@@ -100,7 +100,7 @@ def _as_plain(values: NDArray[Any] | None, datatype: str) -> tuple[str | int, ..
 def _nullable(
     names: Sequence[str], layout: Layout, inputs: Arrays, source: Run, serving: Run
 ) -> tuple[frozenset[str], list[str]]:
-    """Columns where a missing value has an answer, the same from the source and from the engine; and those where not the same."""
+    """Columns where a missing value has the same answer from the source and the engine; and those where another."""
     takes, differs = set(), []
     for index, name in enumerate(names):
         lacking = _without(inputs, name, index, layout)
