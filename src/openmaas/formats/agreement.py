@@ -90,8 +90,13 @@ def _scores(actual: Array, expected: Array, declared: Output | None) -> tuple[Ma
     if isinstance(declared, Embedding) or expected.ndim != 2:
         return None
     a, b = _rows(actual, expected)
-    directions = bool(np.allclose(np.linalg.norm(b, axis=1), 1.0, atol=1e-3)) and not np.allclose(b.sum(axis=1), 1.0, atol=1e-3)
+    bounded = bool((np.abs(b) <= 1.001).all())
+    directions = bounded and _all_one(np.linalg.norm(b, axis=1)) and not _all_one(b.sum(axis=1))
     return None if directions else (a, b)
+
+
+def _all_one(values: Matrix) -> bool:
+    return bool(np.allclose(values, 1.0, atol=1e-3))
 
 
 def _rows(actual: Array, expected: Array) -> tuple[Matrix, Matrix]:
@@ -109,7 +114,7 @@ def _matrix(array: Array) -> Matrix:
 def _cosines(a: Matrix, b: Matrix) -> Matrix:
     """Of each pair of rows; 1 where both are zero, 0 where one of them is, or something is not finite."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        a, b = (_scaled(side) for side in (a, b))
+        a, b = (side / _largest(side) for side in (a, b))
         lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         cosines = np.where(lengths > 0, (a * b).sum(axis=1) / lengths, 0.0)
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
@@ -117,10 +122,10 @@ def _cosines(a: Matrix, b: Matrix) -> Matrix:
     return found
 
 
-def _scaled(rows: Matrix) -> Matrix:
-    """Each row divided by its largest value, so that no square overflows or vanishes."""
-    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
-    return np.asarray(rows / np.where(largest > 0, largest, 1.0))
+def _largest(rows: Matrix) -> Matrix:
+    """The largest value of each row, 1 where all are zero: divided by it, no square overflows or vanishes."""
+    largest: Matrix = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    return np.where(largest > 0, largest, 1.0)
 
 
 def _share_of_same_largest(a: Matrix, b: Matrix) -> float:
@@ -141,8 +146,9 @@ def _too_far(a: Matrix, b: Matrix, least_cosine: float) -> str | None:
     cosine = float(_cosines(a, b).min())
     if cosine < least_cosine:
         return f"has a row of cosine {cosine:.6f}, less than {least_cosine:g}"
-    lengths = np.linalg.norm(b, axis=1)
-    change = np.abs(np.linalg.norm(a, axis=1) - lengths) / np.where(lengths > 0, lengths, 1.0)
+    unit = _largest(b)  # so that no square overflows
+    lengths = np.linalg.norm(b / unit, axis=1)
+    change = np.abs(np.linalg.norm(a / unit, axis=1) - lengths) / np.where(lengths > 0, lengths, 1.0)
     longest = float(change.max())
     return f"has a row whose length differs by {longest:.2%}, more than {apart:.2%}" if longest > apart else None
 
