@@ -131,10 +131,13 @@ def _write_card(card: str) -> None:
 
 
 def _described(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    """Signature, batching, parity, files and notes of a manifest."""
+    """Signature, processing, batching, parity, files and notes of a manifest."""
+    from openmaas.cli.processing import processing_lines
+
     return [
         *_labelled(_("inputs"), [_tensor(spec) for spec in manifest["signature"]["inputs"]]),
         *_labelled(_("outputs"), [_tensor(spec) for spec in manifest["signature"]["outputs"]]),
+        *_labelled(_("processing"), processing_lines(manifest.get("processing") or {})),
         (_("batching"), manifest.get("batching") or (_("yes") if manifest.get("batchable") else _("no"))),
         *_labelled(_("parity"), parity_lines(manifest["parity"]) if manifest.get("parity") else []),
         *_labelled(_("files"), _files(manifest["files"])),

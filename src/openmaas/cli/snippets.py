@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,14 @@ def print_snippets(client: Client, deployment: str, reference: str) -> None:
     from openmaas.cli.console import Styled, write
     from openmaas.client.predictions import decode_signature
 
-    signature = decode_signature(client.show(reference).manifest)
-    for title, code in ((_("curl"), curl(client, deployment, signature)), (_("Python"), python(deployment, signature))):
+    manifest = client.show(reference).manifest
+    given = (manifest.get("processing") or {}).get("input")
+    if given is not None:
+        snippets = raw_curl(client, deployment, given), raw_python(deployment, given)
+    else:
+        signature = decode_signature(manifest)
+        snippets = curl(client, deployment, signature), python(deployment, signature)
+    for title, code in zip((_("curl"), _("Python")), snippets, strict=True):
         write()
         write(Styled((title, "head")))
         write(indent(code, "  "))
@@ -32,10 +39,7 @@ def print_snippets(client: Client, deployment: str, reference: str) -> None:
 
 def curl(client: Client, deployment: str, signature: Signature) -> str:
     """A request with JSON. What is too long to show is made by a line of Python."""
-    url = f"{client.server.gateway_url}/v2/models/{deployment}/infer"
-    options = "" if not client.server.ca else f"--cacert {client.server.ca} "
-    headers = f'-H "Authorization: Bearer {_key_text(client)}" -H "Content-Type: application/json"'
-    command = f"curl -s {options}{url} \\\n  {headers} \\\n  "
+    command = _command(client, f"v2/models/{deployment}/infer", "application/json")
     tensors = [_tensor(spec) for spec in signature.inputs]
     if sum(len(tensor["data"]) for tensor in tensors) <= _INLINE:
         return f"{command}-d '{json.dumps({'inputs': tensors})}'"
@@ -45,6 +49,42 @@ def curl(client: Client, deployment: str, signature: Signature) -> str:
         for t in tensors
     )
     return f"python3 -c 'import json; print(json.dumps({{\"inputs\": [{made}]}}))' | {command}-d @-"
+
+
+def raw_curl(client: Client, deployment: str, given: dict[str, Any]) -> str:
+    """A request as people have it: a picture, a text, a row of a table."""
+    kind, body = _raw(given)
+    data = f"--data-binary @{body}" if given["kind"] == "image" else f"-d {shlex.quote(body)}"
+    return _command(client, f"predict/{deployment}", kind) + data
+
+
+def raw_python(deployment: str, given: dict[str, Any]) -> str:
+    """The same by the client."""
+    kind, body = _raw(given)
+    made, data = ("import pathlib, openmaas", f'pathlib.Path("{body}").read_bytes()') if given["kind"] == "image" else (
+        "import openmaas", repr(body.encode())
+    )  # fmt: skip
+    return f'{made}\n\nclient = openmaas.Client()\nprint(client.predict_raw("{deployment}", {data}, "{kind}"))'
+
+
+def _raw(given: dict[str, Any]) -> tuple[str, str]:
+    """Content type and body; of an image the name of a file that the reader has."""
+    if given["kind"] == "image":
+        return "image/png", "photo.png"
+    if given["kind"] == "text":
+        return "application/json", '{"text": "What is on your mind?"}'
+    return "application/json", json.dumps({column["name"]: _value(column) for column in given["columns"]})
+
+
+def _value(column: dict[str, Any]) -> Any:
+    categories = column.get("categories")
+    return categories[0] if categories else _filler(column["datatype"])
+
+
+def _command(client: Client, path: str, content_type: str) -> str:
+    options = "" if not client.server.ca else f"--cacert {client.server.ca} "
+    headers = f'-H "Authorization: Bearer {_key_text(client)}" -H "Content-Type: {content_type}"'
+    return f"curl -s {options}{client.server.gateway_url}/{path} \\\n  {headers} \\\n  "
 
 
 def _literal(value: Any) -> str:
@@ -68,10 +108,14 @@ def _shape(spec: TensorSpec) -> list[int]:
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     shape = _shape(spec)
-    value: Any = "text" if spec.datatype == "BYTES" else False if spec.datatype == "BOOL" else 0
-    if spec.datatype.startswith(("FP", "BF")):
-        value = 0.5
-    return {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": [value] * math.prod(shape)}
+    return {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": [_filler(spec.datatype)] * math.prod(shape)}
+
+
+def _filler(datatype: str) -> Any:
+    """Some value of a type."""
+    if datatype.startswith(("FP", "BF")):
+        return 0.5
+    return {"BYTES": "text", "BOOL": False}.get(datatype, 0)
 
 
 def python(deployment: str, signature: Signature) -> str:
