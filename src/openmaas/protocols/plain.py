@@ -37,6 +37,7 @@ _CSV: Final = "text/csv"
 _FORM: Final = "multipart/form-data"
 _PAIR: Final = "pair"
 _BASE64: Final = "b64"  # as TensorFlow Serving writes {"b64": …}
+_HEAD: Final = 256  # bytes in which the first characters that are no spaces are looked for
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_any = msgspec.json.Decoder().decode
@@ -101,7 +102,7 @@ class PlainDecoder:
         """A KServe V1 request: instances may be texts, images in base64 or records; anything else is the engine's tensors."""
         if self._declared is not None:
             instances = kserve.instances_of(body)
-            first = bytes(instances).lstrip(b"[ \t\r\n")[:1] if instances else b""
+            first = bytes(memoryview(instances)[:_HEAD]).lstrip()[1:].lstrip()[:1] if instances else b""
             if first == b'"' or (first == b"{" and not self._is_tensors(instances)):
                 return self._guarded(self._list, instances)
         return Decoded(inputs=kserve.decode_predict(body, self._signature))
@@ -131,7 +132,7 @@ class PlainDecoder:
     # JSON
 
     def _json(self, body: bytes) -> Decoded:
-        return self._guarded(self._value, msgspec.Raw(body))
+        return self._guarded(self._value, msgspec.Raw(body.lstrip()))
 
     def _guarded(self, read: Any, raw: msgspec.Raw) -> Decoded:
         try:
@@ -143,7 +144,7 @@ class PlainDecoder:
         return decoded
 
     def _value(self, raw: msgspec.Raw) -> Decoded:
-        first = bytes(memoryview(raw)[:64]).lstrip()[:1]
+        first = bytes(memoryview(raw)[:_HEAD]).lstrip()[:1]
         if first == b"[":
             return self._list(raw)
         if first == b"{":
@@ -180,15 +181,25 @@ class PlainDecoder:
         return Decoded({name: _decode_any(value) for name, value in fields.items()} if lists and all(lists) else raw)
 
     def _list(self, raw: msgspec.Raw) -> Decoded:
+        text = bytes(memoryview(raw)[:_HEAD]).lstrip()
+        if text[:1] != b"[":
+            raise InvalidInput(f"Expected a list of rows; {_told(_decode_any(raw))} came.", code="datatype_mismatch")
         if self._columns:
             return Decoded(raw)
-        first = bytes(memoryview(raw)[:128]).lstrip(b"[ \t\r\n")[:1]
-        if isinstance(self._declared, TextInput | ImageInput) and first in (b'"', b"{"):
-            values = _decode_any(raw)
-            if first == b"{" and self._engine.issuperset(values[0] if isinstance(values, list) else ()):
-                return self._tensors(kserve.read_rows(raw, self._signature))
-            return self._named(values) if first == b"{" else self._strings(values)
-        return self._tensors(kserve.read_rows(raw, self._signature))
+        first = text[1:].lstrip()[:1]
+        if not isinstance(self._declared, TextInput | ImageInput) or self._may_be_tensor(first):
+            return self._tensors(kserve.read_rows(raw, self._signature))
+        values: list[Any] = _decode_any(raw)
+        if not values or first != b"{":
+            return self._strings(values)
+        if values[0] and self._engine.issuperset(values[0]):
+            return self._tensors(kserve.read_rows(raw, self._signature))
+        return self._named(values)
+
+    def _may_be_tensor(self, first: bytes) -> bool:
+        """Whether a list whose first element begins so can be meant for the engine itself."""
+        pair = isinstance(self._declared, TextInput) and self._declared.pair
+        return len(self._engine) == 1 and not pair and first not in (b'"', b"{", b"]")
 
     def _named(self, records: Any) -> Decoded:
         """Records {"text": …} or {"image": …}; a single one may hold a list."""
@@ -197,7 +208,7 @@ class PlainDecoder:
             if not isinstance(record, dict):
                 raise InvalidInput(f"Row {row} must be an object; {_told(record)} came.", code="datatype_mismatch")
             value = self._of_record(row, record)
-            if isinstance(value, list) and len(records) == 1:
+            if isinstance(value, list) and len(records) == 1 and _PAIR not in record:
                 return self._strings(value)
             values.append(value)
         return self._strings(values)
@@ -219,8 +230,10 @@ class PlainDecoder:
         value = record[name]
         return value[_BASE64] if isinstance(value, dict) and value.keys() == {_BASE64} else value
 
-    def _strings(self, values: Any) -> Decoded:
+    def _strings(self, values: Sequence[Any]) -> Decoded:
         """Texts, or images in base64."""
+        if not values:
+            raise InvalidInput("The request has no rows.", code="no_rows", next_step="Send at least one row.")
         if isinstance(self._declared, ImageInput):
             return Decoded(_objects([_image(row, value) for row, value in enumerate(values)]))
         return self._texts(values)
@@ -231,8 +244,6 @@ class PlainDecoder:
             flat = [_text(row, text) for row, value in enumerate(values) for text in value]
             return Decoded(_objects(flat).reshape(-1, 2), texts=tuple(value[0] for value in values))
         texts = [_text(row, value) for row, value in enumerate(values)]
-        if not texts:
-            raise InvalidInput("The request has no rows.", code="no_rows", next_step="Send at least one row.")
         if isinstance(self._declared, TextInput):
             return Decoded(_objects(texts), texts=tuple(values))
         if self._is_text():
@@ -262,15 +273,16 @@ class PlainDecoder:
                     f"The CSV table has the columns {_listed(fields.names)}; expected one column {name!r} with a text a row.",
                     code="column_unknown",
                 )
-            return self._texts([row[0] for row in fields.rows])
+            return self._strings([row[0] for row in fields.rows])
         spec = self._signature.inputs[0]
-        if spec.datatype == "BYTES":
-            cells = [cell.encode() for row in fields.rows for cell in row]
-            return self._tensors({spec.name: _objects(cells).reshape(len(fields.rows), -1)})
-        numbered = (fields.names, *fields.rows) if all(map(_is_number, fields.names)) else fields.rows
-        if not numbered:
+        words = spec.datatype == "BYTES"
+        unnamed = not words and all(map(_is_number, fields.names))
+        rows = (fields.names, *fields.rows) if unnamed else fields.rows
+        if not rows or not fields.names:
             raise InvalidInput("The CSV table has no rows.", code="no_rows", next_step="Send at least one row.")
-        return self._tensors({spec.name: np.array([_numbers(index, row, spec) for index, row in enumerate(numbered)])})
+        if words:
+            return self._tensors({spec.name: _objects([cell.encode() for row in rows for cell in row]).reshape(len(rows), -1)})
+        return self._tensors({spec.name: np.array([_numbers(index, row, spec) for index, row in enumerate(rows)])})
 
     def _form(self, parts: Sequence[forms.Part]) -> Decoded:
         if not parts:
