@@ -34,12 +34,20 @@ _PACKED: tuple[tuple[bytes, Callable[[], object]], ...] = (
 
 
 def find_pickle(path: Path) -> str | None:
-    """What of the file would run code, in words, or None."""
+    """What of the file would run code, in words, or None.
+
+    Pickles of PyTorch's archives that name nothing but tensors and the archive's own classes are none: only PyTorch's reader
+    without Python reads them, or nobody at all (see engines/torch). Raises Refused for such an archive that is not sound.
+    """
+    from openmaas.engines.torch.archive import kind_of
+    from openmaas.engines.torch.members import inert_members
+
+    inert = inert_members(path) if kind_of(path) in ("torchscript", "torch-export") else frozenset()
     with path.open("rb") as file:
-        return _look(file, 0)
+        return _look(file, 0, inert)
 
 
-def _look(file: BinaryIO, depth: int) -> str | None:
+def _look(file: BinaryIO, depth: int, inert: frozenset[str] = frozenset()) -> str | None:
     start = file.read(MAX_LOOK)
     if is_pickle(start):
         return "a pickle"
@@ -47,7 +55,7 @@ def _look(file: BinaryIO, depth: int) -> str | None:
         return "a numpy array of objects, which is a pickle"
     if depth >= MAX_DEPTH:
         return None
-    return _in_packed(start, depth) or _in_archive(file, start, depth)
+    return _in_packed(start, depth) or _in_archive(file, start, depth, inert)
 
 
 def is_pickle(start: bytes) -> bool:
@@ -121,7 +129,7 @@ def _unpack(decompressor: object, start: bytes) -> bytes:
     return data
 
 
-def _in_archive(file: BinaryIO, start: bytes, depth: int) -> str | None:
+def _in_archive(file: BinaryIO, start: bytes, depth: int, inert: frozenset[str]) -> str | None:
     if start.startswith(b"PK\x03\x04") or zipfile.is_zipfile(file):
         members = _zip_members(file)
     elif start[257:262] == b"ustar":
@@ -130,7 +138,7 @@ def _in_archive(file: BinaryIO, start: bytes, depth: int) -> str | None:
         return None
     with contextlib.suppress(Exception):
         for name, member in members:
-            if found := _look(member, depth + 1):
+            if name not in inert and (found := _look(member, depth + 1)):
                 return f"{found} (member {name[:80]!r})"
     return None
 
