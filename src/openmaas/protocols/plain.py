@@ -176,9 +176,12 @@ class PlainDecoder:
         return Decoded(columns)
 
     def _table(self, raw: msgspec.Raw, fields: Mapping[str, msgspec.Raw]) -> Decoded:
-        """A record, or lists of values by column."""
-        lists = [bytes(memoryview(value)[:1]) == b"[" for value in fields.values()]
-        return Decoded({name: _decode_any(value) for name, value in fields.items()} if lists and all(lists) else raw)
+        """A record, lists of values by column, or the engine's inputs where these are columns themselves."""
+        starts = [bytes(memoryview(value)[:_HEAD]).replace(b" ", b"")[:2] for value in fields.values()]
+        if all(start == b"[[" for start in starts) and self._engine.issuperset(fields):
+            return self._tensors(kserve.read_columns(raw, self._signature))
+        lists = all(start[:1] == b"[" for start in starts) and bool(starts)
+        return Decoded({name: _decode_any(value) for name, value in fields.items()} if lists else raw)
 
     def _list(self, raw: msgspec.Raw) -> Decoded:
         text = bytes(memoryview(raw)[:_HEAD]).lstrip()

@@ -30,8 +30,15 @@ STRINGS = PlainDecoder(signature("BYTES", (-1, 1)), None)
 WORDS = PlainDecoder(signature("BYTES", (-1, 2)), None)
 SEVERAL = PlainDecoder(signature("FP32", (-1, 2, 2), n=("INT64", (-1, 1))), None)
 ALL = {
-    "text": TEXT, "pairs": PAIRS, "image": IMAGE, "table": TABLE, "matrix": MATRIX, "strings": STRINGS, "words": WORDS, "several": SEVERAL,
-}  # fmt: skip
+    "text": TEXT,
+    "pairs": PAIRS,
+    "image": IMAGE,
+    "table": TABLE,
+    "matrix": MATRIX,
+    "strings": STRINGS,
+    "words": WORDS,
+    "several": SEVERAL,
+}
 
 
 def body(value: Any) -> bytes:
