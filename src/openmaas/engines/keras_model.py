@@ -26,12 +26,12 @@ _DATATYPES: dict[str, DataType] = {
 
 
 def import_keras() -> Any:
-    """Keras, on PyTorch unless this process has it already. Raises EngineFailed where either is not installed."""
+    """Keras, on PyTorch unless this process has it already. Raises InvalidInput where either is not installed."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     try:
         import keras
     except ImportError:
-        raise EngineFailed(
+        raise InvalidInput(
             "This is a Keras model, and Keras or PyTorch is not installed here.",
             code="library_missing",
             next_step="pip install 'openmaas[keras]' where the server runs.",
