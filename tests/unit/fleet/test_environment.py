@@ -1,5 +1,6 @@
 from openmaas.core.settings import Settings, load_settings
 from openmaas.fleet.environment import child_environment, server_environment
+from openmaas.fleet.lifeline import PARENT_VARIABLE
 
 GIVEN = {
     "PATH": "/bin",
@@ -15,8 +16,8 @@ GIVEN = {
 SETTINGS = Settings(home="/h", database_url="postgresql+psycopg://u:secret@h/d", insecure=True, drain_timeout=7.5)
 
 
-def test_replicas_and_gateways_get_no_secret() -> None:
-    for kind in ("gateway", "replica"):
+def test_nothing_but_control_gets_a_secret() -> None:
+    for kind in ("gateway", "replica", "job"):
         environment = child_environment(SETTINGS, kind, GIVEN)
         assert not [name for name, value in environment.items() if "secret" in value]
         assert environment["PATH"] == "/bin"
@@ -32,10 +33,17 @@ def test_control_gets_what_the_database_and_the_bucket_need_and_no_client_key() 
 
 def test_a_replica_gets_the_bucket_credentials_where_models_lie_in_one() -> None:
     bucket = Settings(home="/h", blobs_url="s3://bucket/prefix")
-    assert "AWS_SECRET_ACCESS_KEY" in child_environment(bucket, "replica", GIVEN)
+    for kind in ("replica", "job"):
+        assert "AWS_SECRET_ACCESS_KEY" in child_environment(bucket, kind, GIVEN)
     assert "AWS_SECRET_ACCESS_KEY" not in child_environment(bucket, "gateway", GIVEN)
 
 
 def test_the_child_reads_the_settings_as_they_are() -> None:
     assert load_settings(child_environment(SETTINGS, "control", GIVEN)) == SETTINGS
     assert load_settings(server_environment(SETTINGS)) == SETTINGS
+
+
+def test_all_but_a_job_end_with_their_parent() -> None:
+    for kind in ("control", "gateway", "replica"):
+        assert PARENT_VARIABLE in child_environment(SETTINGS, kind, GIVEN)
+    assert PARENT_VARIABLE not in child_environment(SETTINGS, "job", GIVEN)
