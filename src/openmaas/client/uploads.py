@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -44,11 +44,12 @@ Report = Callable[[Progress], object]
 
 @dataclass(frozen=True, slots=True)
 class _Package:
-    """What is pushed: files by their path in the version, and what was found out on this side."""
+    """What is pushed: files by their path in the version, what was found out on this side, and what is not pushed."""
 
     files: dict[str, Path]
     sample: str | None = None
     parity: dict[str, Any] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 class Uploads(Session):
@@ -76,7 +77,8 @@ class Uploads(Session):
         that was converted here (`converted` in its openmaas.yaml), what was compared, as core.manifest.Parity in plain data.
         progress: told after each piece.
 
-        The same files pushed twice give the same version (`created` is False). A push that was cut off goes on where it
+        Files of a folder that its model does without, such as the same weights for another tool, are not sent; `left_out` of the
+        result names them. The same files pushed twice give the same version (`created` is False). A push that was cut off goes on where it
         stopped when it is called again with the same files.
         Raises InvalidInput, Refused (a pickle that is not approved, a wrong digest), TooLarge, StorageFull, Unavailable.
         """
@@ -96,7 +98,8 @@ class Uploads(Session):
                 recipe=recipe,
             )
             sources = {file.sha256: package.files[file.path] for file in files}
-            return (yield from _upload(request, sources, report))
+            result = yield from _upload(request, sources, report)
+            return replace(result, left_out=package.left_out)
 
 
 # ── what is pushed ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -130,15 +133,27 @@ def _scratch(stack: ExitStack) -> Path:
 
 def _pack_path(path: Path, sample: Any, stack: ExitStack) -> _Package:
     files = _files_of(path)
+    left_out = _idle(path, files)
+    for name in left_out:
+        del files[name]
     if sample is None:
-        return _Package(files)
+        return _Package(files, left_out=left_out)
     ending = Path(sample).suffix if isinstance(sample, str | os.PathLike) else ".npz"
     name = next(name for number in count() if (name := f"sample{number or ''}{ending}") not in files)
     if isinstance(sample, str | os.PathLike):
-        return _Package({**files, name: _sample_file(Path(sample))}, name)
+        return _Package({**files, name: _sample_file(Path(sample))}, name, left_out=left_out)
     written = _scratch(stack) / name
     _write_sample(sample, written)
-    return _Package({**files, name: written}, name)
+    return _Package({**files, name: written}, name, left_out=left_out)
+
+
+def _idle(path: Path, files: Mapping[str, Path]) -> tuple[str, ...]:
+    """What the model in a folder does without: the same weights for other tools, hidden files."""
+    if not path.is_dir():
+        return ()
+    from openmaas.formats.parts import idle_files
+
+    return tuple(idle_files(path, list(files)))
 
 
 def _sample_file(path: Path) -> Path:

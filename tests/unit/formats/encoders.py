@@ -77,7 +77,7 @@ def encoder_folder(folder: Path, kind: str = "bert", head: str = "Model", **chan
     import transformers
 
     heads = {"Model": "AutoModel", "SequenceClassification": "AutoModelForSequenceClassification"}
-    bytewise = "roberta" in kind or kind in ("camembert", "data2vec-text")
+    bytewise = "roberta" in kind or kind in ("camembert", "data2vec-text", "mpnet")
     fixed = _SMALL | (_DISTILBERT if kind == "distilbert" else {})
     fixed |= (
         {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1} if bytewise else {"pad_token_id": 0}
@@ -90,6 +90,7 @@ def encoder_folder(folder: Path, kind: str = "bert", head: str = "Model", **chan
         with torch.no_grad():  # as random as it begins, a head answers nearly the same to everything
             for parameter in model.parameters():
                 parameter.mul_(3.0 if parameter.ndim > 1 else 1.0)
+        transformers.utils.logging.disable_progress_bar()
         model.save_pretrained(folder)
         save_tokenizer(folder, bytewise)
     return folder

@@ -106,8 +106,8 @@ def _examined(source: _Source, converted: _Converted, signature: Signature) -> E
 
 def _open(task: Task, entry: str) -> _Source:
     folder = read_folder(task.folder, entry)
-    tokenizer = prepare_tokenizer(task, folder)
     loaded = load_model(folder.path, folder.task)
+    tokenizer = prepare_tokenizer(task, folder)
     notes = [*folder.notes, *_check_weights(folder, loaded)]
     limit = _limit(folder, tokenizer, loaded.model)
     _check_vocabulary(tokenizer, loaded.model)
