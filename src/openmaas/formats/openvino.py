@@ -33,6 +33,8 @@ class OpenVinoFormat(Format):
         model = _load(task.folder / entry)
         unknown = model.unknown_ranks()
         signature = overrides.override(model.signature(), unknown, task.description.signature)
+        if not signature.outputs:
+            raise InvalidInput(f"The graph {entry!r} has no output.", code="damaged")
         _check_datatypes(signature)
         model.bind(signature)
         found = Examined(

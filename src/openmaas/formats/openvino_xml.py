@@ -11,17 +11,21 @@ from openmaas.formats.files import file_inside
 
 MAX_BYTES = 256 << 20
 _MAX_DEPTH = 256
-_START = re.compile(
-    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}\?>)?(?:\s|<!--.{0,2000}?-->)*<(?:net[\s>]|!DOCTYPE\s)", re.DOTALL
-)
+_BOM = b"\xef\xbb\xbf"
 _ROOT = re.compile(rb"<net[\s>]")
+_BEFORE = {b"<?": b"?>", b"<!--": b"-->"}
+"""What may stand before the root, and where it ends."""
 
 
 def is_graph(path: Path) -> bool:
     """Whether a file begins as an IR's .xml does."""
     with path.open("rb") as file:
-        start = file.read(8192)
-    return _START.match(start) is not None and _ROOT.search(start) is not None
+        start = file.read(8192).removeprefix(_BOM).lstrip()
+    while opening := next((opening for opening in _BEFORE if start.startswith(opening)), None):
+        start = start.partition(_BEFORE[opening])[2].lstrip()
+    if start.startswith(b"<!DOCTYPE"):  # to be refused for what it is
+        return _ROOT.search(start) is not None
+    return _ROOT.match(start) is not None
 
 
 def check_graph(folder: Path, entry: str) -> str | None:
