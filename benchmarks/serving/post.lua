@@ -1,4 +1,5 @@
--- wrk: repeat one POST. Arguments: BODY_FILE RECORD ["Name: value"]...
+-- wrk: repeat one POST, or several in turn. Arguments: BODY_FILE COUNT RECORD ["Name: value"]...
+-- The bodies are in BODY_FILE.0, BODY_FILE.1 and so on.
 -- Prints one line of JSON after the marker "reading".
 -- With RECORD = "record" the moment of every answer is kept; that costs wrk some speed, so it is
 -- for slow models only, where the answers missing at the end of a run would count.
@@ -15,18 +16,34 @@ function setup(thread)
   table.insert(threads, thread)
 end
 
-function init(args)
-  local file = assert(io.open(args[1], "rb"))
-  wrk.method = "POST"
-  wrk.body = file:read("*a")
+local function read(path)
+  local file = assert(io.open(path, "rb"))
+  local content = file:read("*a")
   file:close()
+  return content
+end
+
+function init(args)
+  wrk.method = "POST"
+  wrk.body = read(args[1] .. ".0")
   wrk.headers["Content-Type"] = "application/json"
-  for i = 3, #args do
+  for i = 4, #args do
     local name, value = args[i]:match("^(.-): (.*)$")
     wrk.headers[name] = value
   end
+  local count = tonumber(args[2])
+  if count > 1 then
+    local requests, turn = {}, 0
+    for i = 1, count do
+      requests[i] = wrk.format(nil, nil, nil, read(args[1] .. "." .. (i - 1)))
+    end
+    request = function()
+      turn = turn % count + 1
+      return requests[turn]
+    end
+  end
   moments = {}
-  if args[2] == "record" then
+  if args[3] == "record" then
     local moment = ffi.new("benchmark_moment")
     response = function()
       ffi.C.clock_gettime(MONOTONIC, moment)

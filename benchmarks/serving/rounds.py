@@ -78,10 +78,10 @@ def run(
                         console.print(f"{peer.title} failed: {error}", style="red", markup=False)
                 progress.advance(task)
             progress.update(task, description=f"{case.name}: round {turn + 1}, the engine alone")
-            if case.wire == "tensors":
+            if case.wire == "tensors" and not case.others:  # of rows that differ there is no one ceiling
                 report.alone.append(engine_alone(case))
             kept = Path(folder) / OpenMaas().name / "chosen"
-            if kept.is_dir():
+            if kept.is_dir() and not case.others:
                 report.choice = choice_of(kept)
                 report.chosen.append(chosen_alone(kept, case))
             progress.advance(task)

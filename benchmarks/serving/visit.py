@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.cases.case import Case
 from benchmarks.processes import Memory, ServerError
-from benchmarks.serving import load
+from benchmarks.serving import load, wire
 from benchmarks.serving.peer import Peer, Request, Running
 
 PATIENCE = 180.0
@@ -54,6 +54,7 @@ def visit(
         body = first_answer(running)
         cold = time.perf_counter() - running.server.started
         check(peer, case, body)
+        request = replace(running.request, others=wire.others(case, running.request.body))
         # At the highest load, so that every thread, pool and arena is as large as it will be.
         most = peer.connections(case)
         levels = [level for level in connections if level <= most]
@@ -67,7 +68,7 @@ def visit(
             post(running.request)
             readings.append(
                 load.measure(
-                    running.request,
+                    request,
                     running.server,
                     connections=level,
                     seconds=length,

@@ -51,6 +51,14 @@ def plain(case: Case) -> bytes:
     return json.dumps(case.samples).encode()
 
 
+def others(case: Case, body: bytes) -> tuple[bytes, ...]:
+    """The bodies of the case's other samples, in the form that `body` has."""
+    if not case.others:
+        return ()
+    form = plain if body == plain(case) else open_inference
+    return tuple(form(other) for other in case.others)
+
+
 def record(case: Case) -> bytes:
     """One row of a table by column names."""
     return json.dumps(case.record).encode()

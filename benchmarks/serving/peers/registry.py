@@ -7,7 +7,7 @@ from benchmarks.serving.peers.flask.peer import Flask
 from benchmarks.serving.peers.litserve.peer import LitServe
 from benchmarks.serving.peers.mlflow.peer import MlFlow
 from benchmarks.serving.peers.mlserver.peer import MlServer
-from benchmarks.serving.peers.openmaas.peer import OpenMaas
+from benchmarks.serving.peers.openmaas.peer import OpenMaas, Unsorted
 from benchmarks.serving.peers.pytriton.peer import PyTriton
 from benchmarks.serving.peers.torchserve.peer import TorchServe
 from benchmarks.serving.peers.triton.peer import Triton
@@ -17,6 +17,7 @@ PEERS: dict[str, Peer] = {
     for peer in (
         OpenMaas(),
         OpenMaas("onnxruntime"),
+        Unsorted(),
         Triton(),
         TorchServe(),
         FastApi(workers=2),

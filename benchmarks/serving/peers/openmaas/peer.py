@@ -55,17 +55,35 @@ class OpenMaas(Peer):
         home = work / "home"
         if not home.is_dir():
             deploy(case, work, self.engine)
-        variables = variables_of(work)
+        variables = self.variables(work)
         server = Server([program(), "up"], log=work / "log", environment=variables, folder=work)
         port = variables["OPENMAAS_HTTP_PORT"]
         key = (home / "admin.key").read_text().strip()
         return Running(server, _request(case, f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {key}"}))
+
+    def variables(self, work: Path) -> dict[str, str]:
+        """The environment that it serves in."""
+        return variables_of(work)
 
     def serves(self, case: Case) -> bool:
         return True
 
     def answer(self, body: bytes) -> wire.Answer:
         return wire.read_predictions(body) if b'"predictions"' in body else wire.read_open_inference(body)
+
+
+class Unsorted(OpenMaas):
+    """The same server with batches in the order of arrival, padded to whatever is the longest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self.title = "openmaas-unsorted", "OpenMaaS, not sorted by length"
+
+    def serves(self, case: Case) -> bool:
+        return bool(case.others)
+
+    def variables(self, work: Path) -> dict[str, str]:
+        return super().variables(work) | {"PYTHONPATH": str(Path(__file__).parent / "unsorted")}
 
 
 def _request(case: Case, door: str, headers: dict[str, str]) -> Request:
