@@ -191,7 +191,7 @@ class Batcher:
         limits = batch.limits
         full = rows >= _FULL * limits.rows or batch.padded >= _FULL * limits.tokens
         if full and not batch.failed and batch.works[0].rows <= limits.rows:
-            self._pace.learn(batch.size, batch.padded or rows, batch.took)
+            self._pace.learn(batch.size, batch.padded or rows, time.monotonic() - self._started)
 
     def _take(self) -> Batch | None:
         """The next batch: of those that may share one, the group whose head has waited longest."""
@@ -203,7 +203,7 @@ class Batcher:
                     self._schedule(delay)
                     return None
                 group = full
-            size = self._pace.choose(self._typical, group.rows)
+            size = self._pace.choose(group.rows)
             limits = (
                 Limits(Pace.limit(self._limits.rows, size), Pace.limit(self._limits.tokens, size)) if size else self._limits
             )

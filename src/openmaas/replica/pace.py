@@ -38,9 +38,9 @@ class Pace:
         """What of a limit is left at a size."""
         return max(1, most >> size)
 
-    def choose(self, typical: float, waiting: int) -> int:
-        """The size for the next batch. typical: seconds of a call. waiting: rows that could be in it."""
-        if typical < _SHORT or self._full < _FIRST:
+    def choose(self, waiting: int) -> int:
+        """The size for the next batch. waiting: rows that could be in it."""
+        if self._full < _FIRST:
             return 0
         possible = [size for size in range(len(self._seconds)) if self.limit(self._most, size) <= waiting]
         untried = [size for size in possible if len(self._seconds[size]) < _ENOUGH]
@@ -52,6 +52,9 @@ class Pace:
 
     def learn(self, size: int, units: int, seconds: float) -> None:
         """One full batch and the seconds that it took."""
+        if size == 0 and seconds < _SHORT:
+            self._full = 0
+            return
         self._full += 1
         self._seconds[size].append(seconds / units)
         self._best, least = 0, math.inf

@@ -19,7 +19,7 @@ def drive(
     source = random.Random(1)
     chosen: Counter[int] = Counter()
     for _ in range(batches):
-        size = pace.choose(0.1, waiting)
+        size = pace.choose(waiting)
         rows = Pace.limit(LARGEST, size)
         seconds = rows * milliseconds_a_row[rows] / 1000 * (1 + noise * source.random())
         pace.learn(size, rows, seconds)
@@ -52,19 +52,31 @@ def test_it_follows_a_change() -> None:
 
 
 def test_nothing_is_tried_without_need() -> None:
-    """Not before there were full batches, not with a quick engine, not with fewer rows than the size wants."""
+    """Not before there were full batches, and not with fewer rows than the size wants."""
     pace = Pace(LARGEST)
-    assert [pace.choose(0.1, 64) for _ in range(10)] == [0] * 10
+    assert [pace.choose(64) for _ in range(10)] == [0] * 10
     drive(pace, dict.fromkeys((32, 16, 8, 4), 5.0), 8)
-    assert pace.choose(0.1, 64) != 0
-    assert pace.choose(0.001, 64) == 0
-    assert pace.choose(0.1, 3) == 0
-    assert Pace.limit(LARGEST, pace.choose(0.1, 7)) == 4
+    assert pace.choose(64) != 0
+    assert pace.choose(3) == 0
+    assert Pace.limit(LARGEST, pace.choose(7)) == 4
+
+
+def test_a_quick_engine_always_gets_the_largest() -> None:
+    pace = Pace(LARGEST)
+    assert drive(pace, {32: 0.1, 16: 0.01, 8: 0.01, 4: 0.01}, 500) == {32: 500}
+
+
+def test_an_engine_that_has_become_quick_gets_the_largest_again() -> None:
+    pace = Pace(LARGEST)
+    drive(pace, {32: 8.0, 16: 5.0, 8: 8.0, 4: 8.0}, 100)
+    quick = dict.fromkeys((32, 16, 8, 4), 0.1)
+    drive(pace, quick, 200)
+    assert drive(pace, quick, 500) == {32: 500}
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_a_small_largest_batch_leaves_no_choice(most: int) -> None:
     pace = Pace(most)
     for _ in range(100):
-        assert pace.choose(0.1, 64) == 0
+        assert pace.choose(64) == 0
         pace.learn(0, most, 1.0)
