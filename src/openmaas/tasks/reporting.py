@@ -145,6 +145,8 @@ class Reporter:
                 if _is_over(error):
                     self.cancel()
                     return
+                with self._news:
+                    self._newest = self._newest or report
             time.sleep(EVERY)
 
     def _next(self) -> JobReport | None:
