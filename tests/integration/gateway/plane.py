@@ -26,6 +26,7 @@ from openmaas.core.contracts import ControlCall, Deployment, Key, Replica, Repli
 from openmaas.core.keys import digest_key, make_key
 from openmaas.core.link import CHUNK, IncomingCall, LinkServer
 from openmaas.core.manifest import Manifest
+from openmaas.core.processing import Padding
 from openmaas.core.settings import variable
 from openmaas.core.types import Signature, TensorSpec
 
@@ -277,10 +278,18 @@ class Plane:
         signature: Signature = FP32,
         batchable: bool = True,
         options: dict[str, Any] | None = None,
+        padding: Padding | None = None,
         **limits: Any,
     ) -> ReplicaProcess:
         manifest = Manifest(
-            format="dummy", engine="dummy", entry="", signature=signature, files=(), batchable=batchable, options=options or {}
+            format="dummy",
+            engine="dummy",
+            entry="",
+            signature=signature,
+            files=(),
+            batchable=batchable,
+            padding=padding,
+            options=options or {},
         )
         spec = ReplicaSpec(
             id=identity,
