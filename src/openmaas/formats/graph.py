@@ -187,12 +187,24 @@ def _attribute_tensors(attribute: Any) -> Iterator[Any]:
 def read_signature(model: Any) -> Signature:
     """Inputs and outputs of the graph; constants that older exporters also list as inputs are left out.
 
-    An axis is -1 where the file gives no fixed length. Raises Refused for what is not a tensor.
+    An axis is -1 where the file gives no fixed length. Outputs that are no tensors are left out beside others that are.
+    Raises Refused for an input, or the only outputs, of another kind.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {sparse.values.name for sparse in model.graph.sparse_initializer}
     inputs = tuple(_spec(value) for value in model.graph.input if value.name not in constants)
-    return Signature(inputs=inputs, outputs=tuple(_spec(value) for value in model.graph.output))
+    outputs = [value for value in model.graph.output if _is_tensor(value)] or model.graph.output
+    return Signature(inputs=inputs, outputs=tuple(_spec(value) for value in outputs))
+
+
+def left_out(model: Any) -> list[str]:
+    """Names of outputs that are no tensors, where there are others that are."""
+    others = [value.name for value in model.graph.output if not _is_tensor(value)]
+    return others if len(others) < len(model.graph.output) else []
+
+
+def _is_tensor(value: Any) -> bool:
+    return bool(value.type.WhichOneof("value") == "tensor_type")
 
 
 def add_missing_types(model: Any, inferred: Mapping[str, str]) -> None:

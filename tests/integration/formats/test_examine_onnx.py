@@ -49,10 +49,10 @@ def test_one_row_given_does_not_hide_that_rows_mix(folder: Path, look: Examine) 
 
 
 def test_a_model_of_a_fixed_batch(folder: Path, look: Examine) -> None:
-    save(models.linear((1, 4), (1, 3)), folder)
+    save(models.linear((2, 4), (2, 3)), folder)
     found = look()
     assert not found.batchable
-    assert found.batching == "Axis 0 of the input 'x' is fixed at 1."
+    assert found.batching == "Axis 0 of the input 'x' is fixed at 2."
 
 
 def test_several_inputs_with_a_dynamic_sequence(folder: Path, look: Examine) -> None:

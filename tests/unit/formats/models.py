@@ -69,3 +69,29 @@ def save_external(folder: Path, location: str = "weights.bin", **fields: str) ->
     path = folder / "model.onnx"
     path.write_bytes(proto.SerializeToString())
     return path
+
+
+def old_operators(rows: Shape = (None, 4), opset: int = 6) -> Any:
+    """y = relu(x W + b) as it was written before version 7: the sum says itself that it broadcasts."""
+    bias = numpy_helper.from_array(np.array([1, -2, 3], np.float32), "b")
+    matrix = weights()
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["z"]),
+        helper.make_node("Add", ["z", "b"], ["s"], broadcast=1),
+        helper.make_node("Relu", ["s"], ["y"]),
+    ]
+    constants = [value("W", [4, 3]), value("b", [3])]  # which the first versions also list as inputs
+    graph = helper.make_graph(nodes, "graph", [value("x", rows), *constants], [value("y", [*rows[:1], 3])], [matrix, bias])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=3)
+
+
+def fixed_batch(mixing_rows: bool = False) -> Any:
+    """One row [1, 8] as an image [1, 2, 2, 2], flattened again and multiplied, the 1 written everywhere."""
+    first, last = (numpy_helper.from_array(np.array(shape), name) for name, shape in (("s", [1, 2, 2, 2]), ("f", [1, -1])))
+    nodes = [
+        helper.make_node("Reshape", ["x", "s"], ["image"]),
+        helper.make_node("Softmax", ["image"], ["soft"], axis=0 if mixing_rows else 1),
+        helper.make_node("Reshape", ["soft", "f"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "W"], ["y"]),
+    ]
+    return model(nodes, [value("x", [1, 8])], [value("y", [1, 3])], [weights(8), first, last])
