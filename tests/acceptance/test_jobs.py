@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
+import ssl
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,7 +16,8 @@ from typing import Any
 import pytest
 
 import openmaas
-from openmaas.client import JobFailed
+from openmaas.client import JobFailed, find_server
+from openmaas.client.blocking import BlockingTransport
 from openmaas.core.errors import Cancelled, Conflict, Forbidden, Unauthenticated
 from openmaas.core.keys import make_key
 from openmaas.core.resources import JobInfo, JobReport
@@ -329,3 +332,24 @@ def test_nobody_reports_for_a_job_but_its_own_process(server: Server) -> None:
     with openmaas.Client(client.server.control_url, api_key=make_key()) as stranger, pytest.raises(Unauthenticated):
         stranger.report_job(job.id, JobReport(result={"forged": True}))
     assert "forged" not in (client.wait_job(job.id).result or {})
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_behind_tls_a_job_finds_its_own_server_by_whatever_name(tmp_path: Path) -> None:
+    """The certificate is for the name that others use; the job comes over the loopback."""
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    make += ["-subj", "/CN=models.example", "-addext", "subjectAltName=DNS:models.example"]
+    subprocess.run([*make, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    server = make_server(tmp_path / "home", tls_cert=certificate, tls_key=key)
+    server.up()
+    try:
+        trust = ssl.create_default_context(cafile=str(certificate))
+        trust.check_hostname = False
+        url = f"https://127.0.0.1:{server.control_port}"
+        transport = BlockingTransport(find_server(url, api_key=server.key), trust)
+        with openmaas.Client(url, api_key=server.key, transport=transport) as client:
+            done = client.wait_job(client.submit_job("dummy", {"seconds": 0.5, "push": "secure"}).id, timeout=30)
+            assert done.result is not None and done.result["pushed"] == "secure:1"
+    finally:
+        server.down()

@@ -18,6 +18,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -50,6 +51,15 @@ _LONGEST_MESSAGE = 4000
 _SHOWN_LINES = 20
 
 _log = get_logger("job")
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """A write transaction, and what follows its commit: the jobs that ended by it, and the starts whose keys are no good."""
+
+    session: Session
+    ended: list[JobInfo] = field(default_factory=list)
+    gone: list[tuple[str, int]] = field(default_factory=list)
 
 
 class JobService:
@@ -134,7 +144,8 @@ class JobService:
         LimitReached when too many wait already.
         """
         asked = check_arguments(kind, dict(arguments))
-        with self._deciding() as (session, _):
+        with self._deciding() as decision:
+            session = decision.session
             asked, version = _pin(session, project, asked)
             text = msgspec.json.encode(asked, order="deterministic").decode()
             row = _equal(session, project, kind, text)
@@ -159,10 +170,10 @@ class JobService:
 
     def cancel(self, job: str, *, project: str = DEFAULT_PROJECT) -> JobInfo:
         """One that waits is cancelled at once, one that runs as soon as its process is gone. Raises NotFound, Conflict."""
-        with self._deciding() as (session, ended):
-            row = find_job(session, project, job)
+        with self._deciding() as decision:
+            row = find_job(decision.session, project, job)
             if row.state == "queued":
-                self._end(session, row, "cancelled", ended)
+                self._end(decision, row, "cancelled")
             elif row.state == "running":
                 row.state = "cancelling"
             elif row.state != "cancelling":
@@ -171,7 +182,8 @@ class JobService:
 
     def retry(self, job: str, *, project: str = DEFAULT_PROJECT) -> JobInfo:
         """Run one that failed or was cancelled again. Raises NotFound, also of its version, and Conflict."""
-        with self._deciding() as (session, _):
+        with self._deciding() as decision:
+            session = decision.session
             row = find_job(session, project, job)
             if row.state not in ("failed", "cancelled"):
                 raise Conflict(f"The job {job} {_said(row.state)}; only one that failed or was cancelled is retried.",
@@ -200,8 +212,8 @@ class JobService:
         if report.result is not None and report.cause is not None:
             raise InvalidInput("A report has a result or a cause, not both.", code="invalid_report")
         last = report.result is not None or report.cause is not None
-        with self._deciding() if last else self._noting() as (session, ended):
-            row = find_job(session, project, job)
+        with self._deciding() if last else self._noting() as decision:
+            row = find_job(decision.session, project, job)
             if key_id(row) != key:
                 raise Forbidden(f"This key is not that of the process of {job}.", code="other_job")
             if row.state == "cancelling":
@@ -213,7 +225,7 @@ class JobService:
                 row.done, row.total = max(0.0, report.done), max(0.0, report.total)
             if report.result is not None:
                 row.result, row.done = msgspec.json.encode(report.result).decode(), row.total
-                self._end(session, row, "succeeded", ended)
+                self._end(decision, row, "succeeded")
             elif report.cause is not None:
                 cause = Cause(
                     code=report.cause.code[:64],
@@ -221,7 +233,7 @@ class JobService:
                     stderr=tuple(report.cause.stderr[-_SHOWN_LINES:]),
                     next_step=report.cause.next_step[:_LONGEST_MESSAGE],
                 )
-                self._fail(session, row, cause, ended)
+                self._fail(decision, row, cause)
         return self._view(row)
 
     # what the supervisor tells
@@ -236,59 +248,56 @@ class JobService:
             live = _rows(session, LIVE)
             if not any(self._verdict(row, seen, told) for row in live) and not self._due(session):
                 return
-        with self._deciding() as (session, ended):
-            for row in _rows(session, LIVE):
-                self._settle(session, row, seen, told, ended)
+        with self._deciding() as decision:
+            for row in _rows(decision.session, LIVE):
+                self._settle(decision, row, seen, told)
 
     def _verdict(self, row: JobRow, seen: Mapping[tuple[str, int], JobStatus], told: bool) -> Verdict | None:
         start = start_of(row)
         return verdict(row.state, seen.get(start), has_key=start in self._fleet.job_keys, told=told)
 
-    def _settle(
-        self,
-        session: Session,
-        row: JobRow,
-        seen: Mapping[tuple[str, int], JobStatus],
-        told: bool,
-        ended: list[JobInfo],  # type: ignore[valid-type]  # `list` is a method above
-    ) -> None:
+    def _settle(self, decision: _Decision, row: JobRow, seen: Mapping[tuple[str, int], JobStatus], told: bool) -> None:
         match self._verdict(row, seen, told):
             case "cancelled":
-                self._end(session, row, "cancelled", ended)
+                self._end(decision, row, "cancelled")
             case "failed":
                 status = seen[start_of(row)]
                 cause = status.cause or Cause(code="no_result", message="Its process ended without a result.")
-                self._fail(session, row, cause, ended)
+                self._fail(decision, row, cause)
             case "put back":
-                self._take_key(session, row)
+                self._take_key(decision, row)
                 row.state, row.started_at, row.stage, row.done, row.total = "queued", None, "", 0.0, 0.0
                 _log.info("put back", job=job_id(row.number), kind=row.kind)
             case "start again":
-                self._take_key(session, row)
-                self._start(session, row)
+                self._take_key(decision, row)
+                self._start(decision.session, row)
 
     # transactions and what follows them
 
     @contextlib.contextmanager
-    def _noting(self) -> Iterator[tuple[Session, Any]]:
+    def _noting(self) -> Iterator[_Decision]:
+        """A transaction that nobody need be told of."""
         with self._database.write() as session:
-            yield session, []
+            yield _Decision(session)
 
     @contextlib.contextmanager
-    def _deciding(self) -> Iterator[tuple[Session, Any]]:
-        """A transaction that may end jobs (they are appended to the second value), starts what is due by it, and is told."""
-        ended: Any = []
+    def _deciding(self) -> Iterator[_Decision]:
+        """A transaction that starts what is due by it, and what follows its commit."""
         with self._database.write() as session:
-            yield session, ended
+            decision = _Decision(session)
+            yield decision
             session.flush()
             for row in self._due(session):
                 self._start(session, row)
+        for start in decision.gone:
+            self._fleet.job_keys.pop(start, None)
         self._keys.refresh()
         self._changed()
-        for info in ended:
+        for info in decision.ended:
             self._tell(info)
 
     def _tell(self, info: JobInfo) -> None:
+        _log.info("ended", job=info.id, kind=info.kind, state=info.state, cause=info.cause.message if info.cause else None)
         for callback in self._on_end[info.kind]:
             try:
                 callback(info)
@@ -306,24 +315,23 @@ class JobService:
         session.flush()
         _log.info("starts", job=job_id(row.number), kind=row.kind, attempt=row.attempt)
 
-    def _fail(self, session: Session, row: JobRow, cause: Cause, ended: Any) -> None:
+    def _fail(self, decision: _Decision, row: JobRow, cause: Cause) -> None:
         hint = cause.next_step or f"openmaas jobs logs {job_id(row.number)}"
         row.cause = msgspec.json.encode(msgspec.structs.replace(cause, next_step=hint)).decode()
-        self._end(session, row, "failed", ended)
+        self._end(decision, row, "failed")
 
-    def _end(self, session: Session, row: JobRow, state: JobState, ended: Any) -> None:
+    def _end(self, decision: _Decision, row: JobRow, state: JobState) -> None:
         row.state, row.ended_at = state, self._clock()
-        self._take_key(session, row)
+        self._take_key(decision, row)
         info = self._view(row)
         if state == "succeeded":
             for callback in self._on_success[row.kind]:
-                callback(session, info)
-        ended.append(info)
-        _log.info("ended", job=info.id, kind=info.kind, state=state, cause=info.cause.message if info.cause else None)
+                callback(decision.session, info)
+        decision.ended.append(info)
 
-    def _take_key(self, session: Session, row: JobRow) -> None:
-        self._fleet.job_keys.pop(start_of(row), None)
-        self._keys.retire(session, key_id(row))
+    def _take_key(self, decision: _Decision, row: JobRow) -> None:
+        decision.gone.append(start_of(row))
+        self._keys.retire(decision.session, key_id(row))
 
     def _view(self, row: JobRow) -> JobInfo:
         return view_job(row, self._fleet.jobs)

@@ -336,6 +336,8 @@ async def test_a_success_that_cannot_be_kept_is_none(world: World) -> None:
     assert world.state(job) == "running"
     with world.database.read() as session:
         assert session.scalars(select(ApprovalRow)).all() == []
+    world.observe()  # a report from before the supervisor had heard of it
+    assert await _spec(world, job) == spec, "its process, which goes on, keeps its key"
     assert world.report(spec, FAILED).state == "failed"
 
 
