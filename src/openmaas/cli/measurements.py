@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openmaas.cli.i18n import _
+from openmaas.cli.i18n import _, plural
 from openmaas.cli.jobs import Wait
 from openmaas.cli.options import Json, ReferenceArgument, connect
 
@@ -110,6 +110,8 @@ def _rate(rate: float | None) -> str:
 
 
 def _why(one: Tried, budget: Any) -> str:
-    return _("★ {threads}-thread replicas: {engine}, on average the fastest of those that fit").format(
-        threads=budget, engine=one.choice.label
+    share = plural("{n} thread", "{n} threads", int(budget)).format(n=budget)
+    used = plural("{n} thread", "{n} threads", one.choice.threads).format(n=one.choice.threads)
+    return _("★ for a replica of {share}: {engine} with {used}, {rate} rows/s (geometric mean)").format(
+        share=share, engine=one.choice.label, used=used, rate=_rate(one.rate)
     )

@@ -52,7 +52,7 @@ def follow(measurement: Measurement, manifest: Manifest, options: Options, cores
     share = _share(options, cores)
     return Resolution(
         choice=_sized(best, options, cores),
-        why=f"measured: {best.rate:.4g} rows/s with {best.choice.threads} of {share} "
+        why=f"measured: {best.rate:,.0f} rows/s with {best.choice.threads} of {share} "
         f"{'thread' if share == 1 else 'threads'}, the fastest on {measurement.processor.model}",
     )
 
@@ -64,7 +64,7 @@ def force(name: str, ways: Sequence[EngineChoice], measurement: Measurement | No
     """
     tried = measurement.named(name) if measurement else ()
     if measurement is not None and (best := _best(measurement, tried, options, cores)) is not None:
-        return Resolution(choice=_sized(best, options, cores), why=f"asked for; measured: {best.rate:.4g} rows/s")
+        return Resolution(choice=_sized(best, options, cores), why=f"asked for; measured: {best.rate:,.0f} rows/s")
     for one in tried:
         if one.state not in ("outside_tolerance", "not_compared", "not_timed"):
             raise _cannot(f"{name} cannot run this version: {one.state}: {one.cause}", _fitting(measurement))

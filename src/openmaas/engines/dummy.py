@@ -2,9 +2,11 @@
 
 delay           seconds that each run takes (time.sleep, as a real engine that has released the interpreter's lock)
 poison          a run whose input holds this number raises
+raises          every run raises with this text
 exit_on         a run whose input holds this number ends the process at once, as a segmentation fault would
 fail_load       load raises with this text
 load_delay      seconds that loading takes
+die             loading ends the process at once: "exit", or the name of a signal, such as "SIGSEGV"
 allocate        bytes taken and touched while loading
 tokens          how many pieces `generate` yields, `token_delay` seconds apart
 factor          each output is the input times this factor (default 1)
@@ -18,6 +20,7 @@ variants        objects with any of these: other ways to run the same version, a
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -48,6 +51,8 @@ class DummyEngine(Engine):
         self._options = spec.manifest.options | spec.chosen.options
         self._outputs = tuple(output.name for output in spec.manifest.signature.outputs)
         time.sleep(float(self._options.get("load_delay", 0)))
+        if end := self._options.get("die"):
+            os._exit(139) if end == "exit" else os.kill(os.getpid(), signal.Signals[str(end)])
         if reason := self._options.get("fail_load"):
             raise EngineFailed(str(reason))
         self._memory = bytearray(b"\x01") * int(self._options.get("allocate", 0))
@@ -59,6 +64,8 @@ class DummyEngine(Engine):
             os._exit(139)
         if delay := float(options.get("delay", 0)) + float(options.get("delay_a_token", 0)) * values.size:
             time.sleep(delay)
+        if reason := options.get("raises"):
+            raise ValueError(str(reason))
         if "poison" in options and (values == options["poison"]).any():
             raise ValueError(f"the input holds the poison value {options['poison']}")
         answer = values

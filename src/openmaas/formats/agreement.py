@@ -145,7 +145,7 @@ def _too_far(a: Matrix, b: Matrix, least_cosine: float) -> str | None:
         return _too_far_alone(a, b, apart)
     cosine = float(_cosines(a, b).min())
     if cosine < least_cosine:
-        return f"has a row of cosine {cosine:.6f}, less than {least_cosine:g}"
+        return f"has a row of cosine {cosine:.6f}, less than {least_cosine}"
     unit = _largest(b)  # so that no square overflows
     lengths = np.linalg.norm(b / unit, axis=1)
     change = np.abs(np.linalg.norm(a / unit, axis=1) - lengths) / np.where(lengths > 0, lengths, 1.0)
