@@ -19,7 +19,7 @@ class Perceptron(torch.nn.Module):
         super().__init__()
         self.layers = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, CLASSES))
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)
 
 
@@ -33,7 +33,7 @@ class Convolutions(torch.nn.Module):
         )
         self.head = torch.nn.Linear(6 * 16, 10)
 
-    def forward(self, image: Any) -> Any:
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.head(self.features(image).flatten(1))
         return logits, logits.softmax(-1)
 
@@ -48,7 +48,7 @@ class Encoder(torch.nn.Module):
         self.encoder = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
         self.head = torch.nn.Linear(WIDTH, CLASSES)
 
-    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         hidden = self.encoder(self.embedding(input_ids), src_key_padding_mask=attention_mask == 0)
         weights = attention_mask.unsqueeze(-1).float()
         return {"logits": self.head((hidden * weights).sum(1) / weights.sum(1)), "hidden": hidden}
@@ -68,7 +68,7 @@ class Recurrent(torch.nn.Module):
         self.lstm = torch.nn.LSTM(2, 5, batch_first=True)
         self.head = torch.nn.Linear(5, 2)
 
-    def forward(self, series: Any) -> Any:
+    def forward(self, series: torch.Tensor) -> Any:
         states, _ = self.lstm(series)
         mean, spread = self.head(states[:, -1]).chunk(2, dim=-1)
         return Forecast(mean, spread.exp())

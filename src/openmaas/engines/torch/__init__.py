@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sysconfig
 import threading
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,10 @@ class TorchEngine(Engine):
 
         def compile_now() -> None:
             try:
-                for rows in (2, 7, 1):  # 1 last: it is a case of its own to the compiler
-                    self.run(make_up(spec.manifest.signature.inputs, rows))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    for rows in (2, 7, 1):  # 1 last: it is a case of its own to the compiler
+                        self.run(make_up(spec.manifest.signature.inputs, rows))
             except OpenMaaSError as error:
                 failures.append(error)
 

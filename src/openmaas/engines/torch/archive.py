@@ -10,6 +10,7 @@ import os
 import stat
 import struct
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
@@ -73,7 +74,7 @@ class Archive:
             raise Refused(f"The archive lacks {name!r}.", code="damaged_archive", next_step="Save the model again.")
         try:
             return self._zip.read(self.members[name])
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
             raise _damaged(f"{name[:80]!r} cannot be read ({' '.join(str(error).split())[:120]})") from None
 
     def size(self, name: str) -> int:

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -151,7 +152,7 @@ def _copy(archive: Archive, copy: zipfile.ZipFile, name: str) -> None:
     try:
         with archive.open(name) as source, copy.open(info, "w") as target:
             shutil.copyfileobj(source, target, 4 << 20)
-    except (zipfile.BadZipFile, EOFError):
+    except (zipfile.BadZipFile, zlib.error, EOFError):
         raise _unsafe(f"has damaged data in {name!r}") from None
 
 

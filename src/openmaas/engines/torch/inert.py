@@ -22,7 +22,8 @@ _STORAGE = re.compile(rf"torch(?:\.storage)?\.({'|'.join(_ITEM_SIZES)})Storage")
 _TENSORS = re.compile(
     r"collections\.OrderedDict|torch\.(?:Size|device)|torch\.(?:float|int|uint|bfloat|complex)\d+|torch\.bool"
     r"|torch\._utils\._rebuild_(?:tensor|tensor_v2|tensor_v3|parameter|qtensor)|torch\.per_(?:tensor|channel)_affine"
-    r"|torch\.serialization\._get_layout|torch\._export\.serde\.serialize\._reconstruct_fake_tensor"
+    r"|torch\.Tensor|torch\.nn\.parameter\.Parameter|torch\._tensor\._rebuild_from_type_v2|torch\.serialization\._get_layout"
+    r"|torch\._export\.serde\.serialize\._reconstruct_fake_tensor"
 )
 _SCRIPT = re.compile(
     r"__torch__(?:\.\w+)+|torch\.jit\._pickle\.(?:build_\w+list|build_tensor_from_id|restore_type_tag)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -44,7 +45,9 @@ class TorchProgram(ABC):
         """Let torch.compile make native code of it at its first runs, once for all batch sizes and lengths."""
         import torch
 
-        self.call = torch.compile(self.module, dynamic=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.call = torch.compile(self.module, dynamic=True)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """One batch. Raises EngineFailed with what the library said."""

@@ -25,6 +25,7 @@ FORBIDDEN = frozenset(
 _LIBRARIES = frozenset({"aten", "prim", "quantized", "_quantized", "mkldnn", "mkldnn_prepacked", "sparse", "prepacked"})
 _CLASSES = frozenset({"quantized", "sparse", "mkldnn", "xnnpack"})
 _PICKLES = ("data.pkl", "constants.pkl")
+_UNREAD = ("traced_inputs.pkl",)
 _PLAIN = re.compile(rb"[\x20-\x7e\n]*")  # where line ends and names are the same to Python's parser and to TorchScript's
 _MAX_CODE = 64 << 20
 
@@ -41,15 +42,16 @@ def check_script(archive: Archive) -> None:
 
 def check_pickles(archive: Archive) -> frozenset[str]:
     """The names of the archive's pickles, each of which holds nothing but data. Raises Refused."""
-    debug = [name for name in archive.members if name.startswith("code/") and name.endswith(".debug_pkl")]
-    for name in (*_PICKLES, *debug):
+    names = [*_PICKLES, *(name for name in archive.members if name.startswith("code/") and name.endswith(".debug_pkl"))]
+    names += [name for name in _UNREAD if name in archive.members]
+    for name in names:
         try:
             pickled = read_script(archive.read(name))
         except NotInert as error:
             raise _unsafe(f"has a {name} that is more than data: {error}") from None
-        if not fits(pickled, partial(_size_beside, archive, name.removesuffix(".pkl"))):
+        if name not in _UNREAD and not fits(pickled, partial(_size_beside, archive, name.removesuffix(".pkl"))):
             raise _unsafe(f"has tensors in {name} that are longer than their data")
-    return frozenset((*_PICKLES, *debug))
+    return frozenset(names)
 
 
 def _size_beside(archive: Archive, folder: str, key: str) -> int:

@@ -98,14 +98,15 @@ def _load(task: Task, entry: str) -> tuple[Artifact, TorchProgram]:
 
 
 def _signature(task: Task, program: TorchProgram) -> Signature:
-    from openmaas.engines.torch.program import ExportedProgram
+    from openmaas.engines.torch.program import ExportedProgram, ScriptProgram
     from openmaas.formats.overrides import override
-    from openmaas.formats.torch.shapes import observe
+    from openmaas.formats.torch.shapes import read_shapes
 
     declared = task.description.signature
     if isinstance(program, ExportedProgram):
         return override(program.signature, frozenset(), declared)
-    return override(observe(program, task.folder / task.sample if task.sample else None, declared), frozenset(), declared)
+    assert isinstance(program, ScriptProgram)
+    return override(read_shapes(program, task.folder / task.sample if task.sample else None, declared), frozenset(), declared)
 
 
 def _as_onnx(task: Task, program: TorchProgram, found: Examined) -> tuple[Examined, Runner]:

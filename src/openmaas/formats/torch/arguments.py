@@ -11,6 +11,7 @@ import numpy as np
 from openmaas.core.errors import InvalidInput, OpenMaaSError
 from openmaas.engines.torch.values import datatype_of, to_tensor
 from openmaas.formats.sample import MAX_ROWS
+from openmaas.formats.torch.shapes import sequences
 
 _STEP = "Give the sample as forward takes it: one array, a tuple, or a dict by parameter name."
 
@@ -21,6 +22,10 @@ class Call(NamedTuple):
     tensors: dict[str, Any]
     positional: tuple[str, ...]
     dynamic: dict[str, set[int]]
+
+    @property
+    def rows(self) -> int:
+        return max((len(tensor) for tensor in self.tensors.values() if tensor.ndim), default=1)
 
     def arranged(self, tensors: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and named arguments of forward."""
@@ -61,12 +66,8 @@ def dynamic_axes(samples: list[dict[str, Any]]) -> dict[str, set[int]]:
                 raise InvalidInput(f"The samples' {name!r} differ in their number of axes.", code="invalid_sample")
             axes[name] |= {n for n in range(1, tensor.ndim) if len({other[name].shape[n] for other in samples}) > 1}
         return axes
-    shapes = [tuple(t.shape) for t in first.values() if t.ndim == 2 and not t.is_floating_point()]
-    if pair := next((shape for shape in shapes if shapes.count(shape) > 1 and shape[1] > 1), None):
-        for name, tensor in first.items():
-            if tensor.shape[:2] == pair:
-                axes[name].add(1)
-    return axes
+    found = sequences(first, [name for name, tensor in first.items() if not tensor.is_floating_point()])
+    return {name: axes[name] | found[name] for name in first}
 
 
 def _bound(module: Any, sample: Any) -> tuple[dict[str, Any], tuple[str, ...]]:

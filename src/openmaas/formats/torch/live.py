@@ -29,9 +29,11 @@ from openmaas.engines.torch.values import Arrays, name_outputs, to_array, to_ten
 from openmaas.formats.base import Exported
 from openmaas.formats.description import FILE_NAME
 from openmaas.formats.kept import write_sample
+from openmaas.formats.sample import stretch
 from openmaas.formats.torch.arguments import Call, calls_of
 from openmaas.formats.torch.onnx import quiet, write_and_compare
 from openmaas.formats.torch.parity import hold_against
+from openmaas.formats.torch.shapes import observe
 
 _EXPORTED, _SCRIPT, _ONNX, _SAMPLE = "model.pt2", "model.pt", "model.onnx", "sample.npz"
 _TRACED_ROWS = (3, 5, 7, 11, 13, 17, 19, 23)
@@ -65,6 +67,10 @@ def export_module(module: Any, sample: Any, folder: Path) -> Exported:
 
 
 def _export(written: _Written, source: Any, inputs: Arrays, expected: Arrays, folder: Path) -> Exported:
+    fixed = [spec.shape[0] for spec in written.signature.inputs if spec.shape[:1] != (-1,)]
+    if fixed:
+        inputs = stretch(inputs, fixed[0])
+        expected = source(inputs)
     parity, session = write_and_compare(written.program, source, written.signature, inputs, "given", folder / _ONNX)
     write_sample(folder / _SAMPLE, inputs, expected)
     files = [written.file, _SAMPLE]
@@ -158,25 +164,46 @@ def _run(adapter: Any, call: Call) -> Any:
 
 
 def _write(adapter: Any, call: Call, inputs: Arrays, folder: Path) -> _Written:
-    """By torch.export, else by tracing. Whatever is written is loaded again, and held against the module."""
+    """By torch.export, else by tracing. Whatever is written is loaded again, and held against the module.
+
+    torch.export fixes the length of what it takes apart step by step (an LSTM); then a trace serves, if it does not.
+    """
     failures: list[str] = []
+    second_best = None
     for write in (_write_exported, _write_traced):
         try:
             file, program, signature = write(adapter, call, folder)
             program.bind(signature)
             _, wrong = hold_against(_run(adapter, call), program.run, inputs, signature)
-            if wrong is None:
+            if wrong is not None:
+                failures.append(f"{file} gives other answers: {wrong}")
+            elif fixed := _fixed(call, signature):
+                failures.append(f"{file} has a fixed length in {fixed}.")
+                second_best = second_best or _Written(file, program, signature, ())
+            else:
                 return _Written(file, program, signature, tuple(failures))
-            failures.append(f"{file} gives other answers: {wrong}")
         except OpenMaaSError as error:
             failures.append(error.message)
         except Exception as error:  # whatever a module's own code raises when it is traced
             name = "torch.export" if write is _write_exported else "torch.jit.trace"
             failures.append(f"{name} fails ({type(error).__name__}): {reason(error)}")
+    if second_best is not None:
+        return second_best
     raise InvalidInput(
         f"The module can neither be exported nor traced. {' '.join(failures)}",
         code="not_exportable",
         next_step="Let forward compute with tensors alone, or export ONNX yourself and push the file.",
+    )
+
+
+def _fixed(call: Call, signature: Signature) -> str:
+    """The sequences that the sample shows and the program has at one length only, in words."""
+    shapes = {spec.name: spec.shape for spec in signature.inputs}
+    return ", ".join(
+        f"axis {axis} of {name!r}"
+        for name, axes in call.dynamic.items()
+        for axis in sorted(axes)
+        if axis and shapes[name][axis] != -1
     )
 
 
@@ -199,15 +226,22 @@ def _write_exported(adapter: Any, call: Call, folder: Path) -> tuple[str, TorchP
 
 
 def _exported(adapter: Any, call: Call) -> Any:
-    """With every dynamic axis that the module allows; of a single row where it fixes the batch."""
+    """With every dynamic axis that the module allows; where it fixes the batch, of one row, or of the sample's rows."""
     import torch
 
-    tensors = call.traced(_trace_rows(call))
     shapes = {name: dict.fromkeys(sorted(axes), torch.export.Dim.AUTO) for name, axes in call.dynamic.items()}
-    program = torch.export.export(adapter, tuple(tensors.values()), dynamic_shapes=shapes, strict=False)
-    if all(isinstance(_first_axis(program, name), torch.SymInt) for name in call.tensors):
-        return program
-    return torch.export.export(adapter, tuple(call.traced(1).values()), strict=False)
+    lengths = {name: {axis: way for axis, way in axes.items() if axis} for name, axes in shapes.items()}
+    first: Exception | None = None
+    for rows, dynamic in ((_trace_rows(call), shapes), (1, lengths), (call.rows, lengths)):
+        try:
+            program = torch.export.export(adapter, tuple(call.traced(rows).values()), dynamic_shapes=dynamic, strict=False)
+        except Exception as error:  # whatever a module's own code raises
+            first = first or error
+            continue
+        if dynamic is lengths or all(isinstance(_first_axis(program, name), torch.SymInt) for name in call.tensors):
+            return program
+    assert first is not None
+    raise first
 
 
 def _first_axis(program: Any, name: str) -> Any:
@@ -224,14 +258,9 @@ def _trace_rows(call: Call) -> int:
 def _write_traced(adapter: Any, call: Call, folder: Path) -> tuple[str, TorchProgram, Signature]:
     import torch
 
-    from openmaas.formats.torch.shapes import observe
-
     path = folder / _SCRIPT
     with quiet():
-        traced = torch.jit.trace(adapter, tuple(call.traced(3).values()), strict=False, check_trace=False)
+        traced = torch.jit.trace(adapter, tuple(call.tensors.values()), strict=False, check_trace=False)
         traced.save(str(path))
     program = ScriptProgram(path)
-    inputs = {name: to_array(tensor) for name, tensor in call.tensors.items()}
-    scratch = folder / _SAMPLE
-    write_sample(scratch, inputs, {})
-    return _SCRIPT, program, observe(program, scratch, None)
+    return _SCRIPT, program, observe(program, {name: to_array(tensor) for name, tensor in call.tensors.items()}, call.dynamic)

@@ -71,7 +71,7 @@ def write_onnx(program: TorchProgram, signature: Signature, inputs: Arrays, path
     try:
         with quiet(), time_limit(SECONDS):
             if isinstance(program, ExportedProgram):
-                _write_exported(program.exported, [spec.name for spec in signature.outputs], list(program.answer_nodes()), path)
+                _write_exported(program, [spec.name for spec in signature.outputs], path)
             else:
                 _write_script(program.module, signature, inputs, path)
     except OpenMaaSError:
@@ -83,31 +83,39 @@ def write_onnx(program: TorchProgram, signature: Signature, inputs: Arrays, path
 # ── exported programs ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _write_exported(exported: Any, wanted: Sequence[str], names: Sequence[str], path: Path) -> None:
-    """All outputs that the graph gives are `names`; those that are wanted stay."""
+def _write_exported(program: ExportedProgram, wanted: Sequence[str], path: Path) -> None:
     import torch
 
-    written = torch.onnx.export(exported, dynamo=True, verbose=False)
-    _name_outputs(written.model, names, wanted)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in exported.state_dict.values())
+    written = torch.onnx.export(program.exported, dynamo=True, verbose=False)
+    _name_ports(written.model, program.inputs, list(program.answer_nodes()), wanted)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in program.exported.state_dict.values())
     written.save(path, external_data=size > EXTERNAL)
 
 
-def _name_outputs(model: Any, names: Sequence[str], wanted: Sequence[str]) -> None:
-    """Give the graph's outputs our names, each by a last node of its own; what had such a name inside gets another one."""
+def _name_ports(model: Any, inputs: Sequence[str], outputs: Sequence[str], wanted: Sequence[str]) -> None:
+    """Give the graph's inputs and outputs our names, and keep the outputs that are wanted.
+
+    Each output is a last node of its own: the exporter may give one value twice, or an input. What bears such a name inside of
+    the graph gets another one.
+    """
     import onnx_ir
 
     graph = model.graph
-    if len(graph.outputs) != len(names):
-        raise NotConvertible(f"torch.onnx gives {len(graph.outputs)} outputs, the program {len(names)}.")
+    if (len(graph.inputs), len(graph.outputs)) != (len(inputs), len(outputs)):
+        raise NotConvertible(
+            f"torch.onnx gives {len(graph.inputs)} inputs and {len(graph.outputs)} outputs, the program {len(inputs)} and "
+            f"{len(outputs)}."
+        )
     values = [value for node in graph.all_nodes() for value in node.outputs] + list(graph.initializers.values())
     taken = {value.name for value in (*values, *graph.inputs)}
     fresh = (name for number in itertools.count() if (name := f"inner_{number}") not in taken)
     for value in values:
-        if value.name in names:
+        if value.name in (*inputs, *outputs):
             _rename(graph, value, next(fresh))
+    for value, name in zip(graph.inputs, inputs, strict=True):
+        value.name = name
     ends = []
-    for value, name in zip(graph.outputs, names, strict=True):
+    for value, name in zip(graph.outputs, outputs, strict=True):
         node = onnx_ir.node("Identity", [value])
         end = node.outputs[0]
         end.name, end.shape, end.type = name, value.shape, value.type
@@ -161,7 +169,7 @@ def _flat(module: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
     flat = torch.jit.script(holder)
     given = ", ".join(inputs)
     picked = ", ".join(f"answer[{name!r}]" for name in outputs)
-    flat.define(f"def forward(self, {given}):\n    answer = self.inner({given})\n    return ({picked},)")
+    flat.define(f"def forward(self, {given}):\n    answer = self.inner({given})\n    return ({picked},)\n")
     return flat.eval()
 
 

@@ -35,11 +35,11 @@ def hold_against(source: Run, target: Run, inputs: Arrays, signature: Signature)
 
 def _cases(inputs: Arrays, signature: Signature) -> list[tuple[int, Arrays]]:
     if not all(spec.shape[:1] == (-1,) for spec in signature.inputs):
-        return [(len(next(iter(inputs.values()))), inputs)]
+        return [(max((spec.shape[0] for spec in signature.inputs if spec.shape), default=1), inputs)]
     cases = [(batch, stretch(inputs, batch)) for batch in BATCHES]
     sequences = {spec.name for spec in signature.inputs if spec.shape[1:2] == (-1,)}
     lengths = {inputs[name].shape[1] for name in sequences}
-    if len(lengths) == 1 and (length := lengths.pop()) > 3 and all(inputs[name].ndim == 2 for name in sequences):
+    if len(lengths) == 1 and (length := lengths.pop()) > 3:
         some = stretch(inputs, BATCHES[1])
         half = (length + 1) // 2
         cases.append((BATCHES[1], {n: np.ascontiguousarray(a[:, :half]) if n in sequences else a for n, a in some.items()}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused
 from openmaas.core.made_up import make_up
 from openmaas.core.types import Signature, TensorSpec
-from openmaas.engines.torch.program import ScriptProgram, TorchProgram
+from openmaas.engines.torch.program import ScriptProgram
 from openmaas.engines.torch.values import DATATYPES, Arrays
 from openmaas.formats.sample import UNNAMED, read_sample, require_equal_rows, split_expected, stretch
 
@@ -19,13 +20,11 @@ _ROWS = 3
 _LENGTH = 16
 
 
-def observe(program: TorchProgram, sample: Path | None, declared: Signature | None) -> Signature:
-    """What TorchScript takes and gives. An axis is -1 where runs with other lengths of it went well, or made it differ.
+def read_shapes(program: ScriptProgram, sample: Path | None, declared: Signature | None) -> Signature:
+    """The signature from what openmaas.yaml declares, or else from the sample.
 
-    Inputs are what `declared` or else the sample says; more rows or fewer are tried, and where two or more integer inputs have
-    one shape [N, L], also another L. Raises InvalidInput (sample_needed) where nothing tells the shapes.
+    Sequences are what `sequences` finds in the sample. Raises InvalidInput (sample_needed) where nothing tells the shapes.
     """
-    assert isinstance(program, ScriptProgram)
     if declared is not None:
         _require_names(program, {spec.name for spec in declared.inputs})
         inputs = make_up(declared.inputs, _ROWS, length=_LENGTH)
@@ -37,29 +36,35 @@ def observe(program: TorchProgram, sample: Path | None, declared: Signature | No
             code="sample_needed",
             next_step="Push it with a sample of real inputs (--sample FILE), or write the signature into openmaas.yaml.",
         )
-    return _observed(program, inputs, declared)
+    axes = {spec.name: _free(spec.shape) for spec in declared.inputs} if declared else sequences(inputs, _whole(inputs))
+    return observe(program, inputs, axes)
 
 
-def _observed(program: ScriptProgram, inputs: Arrays, declared: Signature | None) -> Signature:
+def observe(program: ScriptProgram, inputs: Arrays, axes: Mapping[str, set[int]]) -> Signature:
+    """What TorchScript takes and gives: an axis is -1 where a run with another length of it went well, or made it differ.
+
+    axes: of the inputs, those that may be sequences; axis 0 is always tried. Raises Refused where it does not run.
+    """
     try:
         answers = program.run(inputs)
     except OpenMaaSError as error:
         raise Refused(f"The model does not run on the sample: {error.message}", code="model_not_runnable") from None
-    given = {spec.name: spec.shape for spec in declared.inputs} if declared else {}
-    free_inputs: dict[str, set[int]] = {name: _free(shape) for name, shape in given.items()}
-    free_outputs: dict[str, set[int]] = {name: set() for name in answers}
-    for changed, axis in ((_other_rows(inputs), 0), (shorter(inputs), 1)):
-        if changed is None or (found := _tried(program, changed)) is None:
+    free: dict[str, set[int]] = {name: set() for name in (*inputs, *answers)}
+    for changed in (_other_rows(inputs), _shorter(inputs, axes)):
+        if changed is None or (found := _tried(program, changed)) is None or set(found) != set(answers):
             continue
         for name, array in inputs.items():
-            if changed[name].shape != array.shape and name not in given:
-                free_inputs.setdefault(name, set()).add(axis)
+            free[name] |= _differing(array, changed[name])
         for name, array in answers.items():
-            free_outputs[name] |= _differing(array, found[name]) if name in found else set()
+            free[name] |= _differing(array, found[name])
     return Signature(
-        inputs=tuple(_spec(name, array, free_inputs.get(name, set())) for name, array in inputs.items()),
-        outputs=tuple(_spec(name, array, free_outputs[name]) for name, array in answers.items()),
+        inputs=tuple(_spec(name, array, free[name]) for name, array in inputs.items()),
+        outputs=tuple(_spec(name, array, free[name]) for name, array in answers.items()),
     )
+
+
+def _whole(inputs: Arrays) -> list[str]:
+    return [name for name, array in inputs.items() if array.dtype.kind in "iub"]
 
 
 def _free(shape: tuple[int, ...]) -> set[int]:
@@ -85,18 +90,25 @@ def _other_rows(inputs: Arrays) -> Arrays | None:
     return stretch(inputs, counts.pop() + 1) if len(counts) == 1 and 0 not in counts else None
 
 
-def shorter(inputs: Arrays) -> Arrays | None:
-    """The same sequences cut by one, where two or more integer or boolean inputs have one shape [N, L]; None else.
+def _shorter(inputs: Arrays, axes: Mapping[str, set[int]]) -> Arrays | None:
+    """The same inputs, cut by one along every sequence; None where there is none that could be."""
+    cut = {name: {axis for axis in axes.get(name, ()) if axis and array.shape[axis] > 2} for name, array in inputs.items()}
+    if not any(cut.values()):
+        return None
+    return {
+        name: np.ascontiguousarray(array[tuple(slice(None, -1 if n in cut[name] else None) for n in range(array.ndim))])
+        for name, array in inputs.items()
+    }
 
-    Other inputs of that shape (masks) are cut with them.
+
+def sequences(inputs: Mapping[str, Any], whole: Collection[str]) -> dict[str, set[int]]:
+    """Axis 1 of each input that begins with [N, L], where two or more inputs of whole numbers have just that shape.
+
+    inputs: arrays or tensors by name. whole: the names of those that hold integers or booleans.
     """
-    shapes = [array.shape for array in inputs.values() if array.dtype.kind in "iub" and array.ndim == 2]
-    shape = next((shape for shape in shapes if shapes.count(shape) > 1 and shape[1] > 2), None)
-    return (
-        None
-        if shape is None
-        else {name: array[:, :-1] if array.shape[:2] == shape else array for name, array in inputs.items()}
-    )
+    shapes = [tuple(inputs[name].shape) for name in whole if inputs[name].ndim == 2]
+    pair = next((shape for shape in shapes if shapes.count(shape) > 1 and shape[1] > 1), None)
+    return {name: {1} if pair is not None and tuple(value.shape[:2]) == pair else set() for name, value in inputs.items()}
 
 
 def _spec(name: str, array: NDArray[Any], free: set[int]) -> TensorSpec:
