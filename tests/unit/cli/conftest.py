@@ -80,7 +80,7 @@ DEPLOYMENT_MOVE = {
 STATUS = {
     "version": "0.1.0", "control_url": "http://127.0.0.1:8080", "gateway_url": "http://127.0.0.1:8000",
     "home": "/home/ada/.openmaas",
-    "database": "sqlite 3.51.3 (WAL)", "supervised": True, "deployments": {"ready": 1, "failed": 1},
+    "database": "sqlite 3.51.3 (WAL)", "supervised": True, "deployments": {"ready": 1, "failed": 1}, "jobs": {"running": 2},
     "processes": [
         {"name": name, "state": "ready", "pid": 100 + index, "restarts": 0, "memory": 60_000_000 + index * 10**6, "url": None}
         for index, name in enumerate(("supervisor", "control", "gateway-0"))
@@ -91,6 +91,16 @@ FINDINGS = [
     {"check": "database", "ok": True, "message": "SQLite 3.51.3, write-ahead log, 12 tables.", "next_step": None},
     {"check": "disk", "ok": False, "message": "0.4 GB free in /home/ada/.openmaas.", "next_step": "openmaas gc"},
 ]
+JOBS = [
+    {"id": f"job-00000{number}", "project": "default", "kind": kind, "subject": "digits:3", "arguments": {}, "state": state,
+     "attempt": 1, "stage": stage, "done": 1.0, "total": 4.0, "result": result, "cause": cause, "measures": False,
+     "actor": "admin", "pid": pid, "created_at": NOW - 60, "started_at": NOW - 50, "ended_at": end}
+    for number, kind, state, stage, result, cause, pid, end in (
+        (9, "convert", "running", "comparing", None, None, 4300, None),
+        (8, "convert", "succeeded", "registering", {"version": "digits:4"}, None, None, NOW - 20),
+        (7, "measure", "failed", "timing", None, CAUSE, None, NOW - 10),
+    )
+]  # fmt: skip
 APPROVAL = {"sha256": "ab" * 32, "reason": "trained here", "actor": "admin", "at": NOW - 9}
 
 
@@ -113,6 +123,12 @@ _ANSWERS: list[tuple[str, Any]] = [
     (r"POST /api/v1/deployments(/digits/rollback)?", DEPLOYMENTS[0]),
     (r"GET /api/v1/deployments/search", DEPLOYMENTS[1]),
     (r"GET /api/v1/replicas", REPLICAS),
+    (r"GET /api/v1/jobs", page(JOBS)),
+    (r"POST /api/v1/jobs/job-000009/(cancel|retry)", JOBS[0]),
+    (r"GET /api/v1/jobs/job-000009", JOBS[0]),
+    (r"GET /api/v1/jobs/job-000008", JOBS[1]),
+    (r"GET /api/v1/jobs/job-000007", JOBS[2]),
+    (r"GET /api/v1/jobs/\S+/logs", {"lines": ["line 1", "line 2"], "offset": 14}),
     (r"GET /api/v1/status", STATUS),
     (r"GET /api/v1/doctor", FINDINGS),
     (r"POST /api/v1/gc", GC),
