@@ -199,7 +199,8 @@ def _examine_converted(task: Task) -> Examined:
     native = source.native(task, description.entry) if description.entry else ()
     examined = kind.examine(task, converted)
     artifacts = examined.artifacts + tuple(one for one in native if one not in examined.artifacts)
-    return msgspec.structs.replace(examined, format=source.name, parity=task.parity, artifacts=artifacts)
+    examined = msgspec.structs.replace(examined, format=source.name, parity=task.parity, artifacts=artifacts)
+    return source.complete(task, examined)
 
 
 if __name__ == "__main__":
