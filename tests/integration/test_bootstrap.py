@@ -85,7 +85,7 @@ def test_what_control_says_when_it_cannot_start_is_told(settings: Settings, tmp_
 
 def test_a_bad_setting_ends_a_process_with_its_cause() -> None:
     environment = {"PATH": os.environ["PATH"], "OPENMAAS_HTTP_PORT": "seventy"}
-    for process in ("supervisor", "control", "gateway", "replica"):
+    for process in ("supervisor", "control", "gateway", "replica", "job"):
         done = subprocess.run(
             [sys.executable, "-m", "openmaas.bootstrap", process], env=environment, capture_output=True, text=True, check=False
         )
