@@ -88,7 +88,8 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of a job that should run. The pair of id and attempt is unique for ever.
+    """One process of a job that should run. The pair of id and attempt is unique for ever: attempt counts every process that
+    was asked for, also one that was put back when the server stopped.
 
     kind: which task (entry point group openmaas.tasks). arguments: its own. key: an API key that is good while the job runs;
     empty in any Desired after the first, since only a process that starts needs it.
@@ -103,7 +104,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Of this attempt's files and folders."""
+        """Of this process's files and folders."""
         return f"{self.id}.{self.attempt}"
 
 

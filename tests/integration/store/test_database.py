@@ -9,7 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import select, text
+from sqlalchemy import inspect, select, text
 
 from openmaas.core.errors import InvalidInput, Refused, StorageFull, Unavailable
 from openmaas.core.settings import Settings
@@ -28,6 +28,25 @@ def test_the_migrations_give_exactly_the_tables_that_the_code_uses(empty_setting
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
+    database.close()
+
+
+def test_a_database_of_the_first_program_is_brought_up_to_date_with_all_that_is_in_it(
+    empty_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(module, "HEAD", "0001")
+        first = open_database(empty_settings)
+        assert not inspect(first.engine).has_table("jobs")
+        with first.write() as session:
+            session.add(approval(1))
+        first.close()
+    database = open_database(empty_settings)
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+    with database.read() as session:
+        assert session.scalars(select(ApprovalRow.sha256)).all() == [f"{1:064x}"]
     database.close()
 
 
