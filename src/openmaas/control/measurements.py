@@ -16,7 +16,7 @@ from openmaas.control.references import find_version
 from openmaas.control.resolution import AUTO, Resolution, follow, force, require_runnable, unmeasured
 from openmaas.control.revisions import Options, decode_options
 from openmaas.core.contracts import Observed
-from openmaas.core.errors import OpenMaaSError
+from openmaas.core.errors import InvalidInput, OpenMaaSError
 from openmaas.core.hardware import Processor, processor
 from openmaas.core.jobs import MeasureArguments
 from openmaas.core.log import get_logger
@@ -89,8 +89,11 @@ class MeasurementService:
     # keeping
 
     def _record(self, session: Session, job: JobInfo) -> None:
-        """In the transaction that ends the job."""
-        measurement = msgspec.convert(job.result, Measurement, strict=False)
+        """In the transaction that ends the job. Raises InvalidInput for a result that is not what the task gives."""
+        try:
+            measurement = msgspec.convert(job.result, Measurement, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"The result is not a measurement: {error}.", code="invalid_result") from None
         _, version = find_version(session, job.project, job.subject)
         session.add(
             MeasurementRow(
