@@ -20,7 +20,7 @@ from openmaas.core.contracts import Answer, Call, Health, ReplicaSpec, encode
 from openmaas.core.errors import DeadlineExceeded, InvalidInput, Unavailable, UnsupportedMedia
 from openmaas.core.link import Link, LinkServer, connect
 from openmaas.core.manifest import Manifest
-from openmaas.core.processing import Column, ImageInput, Labels, Processing, TableInput
+from openmaas.core.processing import Column, ImageInput, Labels, Processing, TableInput, TextInput
 from openmaas.core.types import Signature, TensorSpec
 from openmaas.engines import Engine, EngineSpec, Tensors
 from openmaas.processing import open_processing
@@ -73,6 +73,37 @@ PEOPLE = Processing(
 JSON = {"content_type": "application/json"}
 
 
+class Tagger(Corners):
+    """Each token a person where its id is odd; a token that is padding would be one too."""
+
+    def run(self, inputs: Tensors) -> Tensors:
+        ids: Any = inputs["ids"]
+        self.batches.append(len(ids))
+        return {"logits": np.stack([(ids % 2 == 0) * 9.0, (ids % 2) * 9.0], axis=2).astype(np.float32)}
+
+
+WORDS = ["[PAD]", "Ada", "in", "Lovelace", "Ulm"]
+TAGS = Signature(
+    inputs=(
+        TensorSpec(name="ids", datatype="INT64", shape=(-1, -1)),
+        TensorSpec(name="mask", datatype="INT64", shape=(-1, -1)),
+    ),
+    outputs=(TensorSpec(name="logits", datatype="FP32", shape=(-1, -1, 2)),),
+)
+PERSONS = Processing(
+    input=TextInput(tensors={"ids": "ids", "mask": "attention"}, max_length=4),
+    output=Labels(output="logits", labels=("O", "PER"), activation="softmax", tokens=True),
+)
+
+
+def save_tokenizer(path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {word: number for number, word in enumerate(WORDS)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[PAD]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(path))
+
+
 class Replica:
     def __init__(self, link: Link, server: ReplicaServer, engine: Corners) -> None:
         self.link, self.server, self.engine = link, server, engine
@@ -91,9 +122,13 @@ class Replica:
 
 @asynccontextmanager
 async def replica(
-    signature: Signature = PIXELS, processing: Processing | None = PHOTOS, batchable: bool = True, **limits: Any
+    signature: Signature = PIXELS,
+    processing: Processing | None = PHOTOS,
+    batchable: bool = True,
+    kind: type[Corners] = Corners,
+    **limits: Any,
 ) -> AsyncIterator[Replica]:
-    engine = Corners()
+    engine = kind()
     manifest = Manifest(
         format="dummy", engine="dummy", entry="", signature=signature, files=(), batchable=batchable, processing=processing
     )
@@ -101,6 +136,8 @@ async def replica(
         id="m-1-0", deployment="m", revision=1, project="default", model="m", version=7, digest="0", manifest=manifest, **limits
     )
     with tempfile.TemporaryDirectory(prefix="omr-") as folder:
+        if processing is not None and isinstance(processing.input, TextInput):
+            save_tokenizer(Path(folder) / processing.input.tokenizer)
         server = ReplicaServer(spec, engine, 64 * 2**20, open_processing(manifest, Path(folder)))
         links = LinkServer(server.handle, health=server.health)
         await links.listen(f"unix:{folder}/r.sock")
@@ -181,6 +218,30 @@ async def test_a_table_by_name() -> None:
             await one.predict(b'[{"age": 3, "city": "Ulm"}, {"age": 4, "city": "Rom"}]', **JSON)
         with pytest.raises(InvalidInput, match="names none"):
             await one.predict(b'{"age": 3, "city": "Ulm"}', top=2, **JSON)
+
+
+async def test_tokens_have_places_in_their_text() -> None:
+    async with replica(TAGS, PERSONS, kind=Tagger) as one:
+        answer = await one.predict(b'["Ada  Lovelace in Ulm", "in Ulm", "Ada Ada Ada Ada Ada"]', **JSON)
+        first, second, third = answer["predictions"]
+        assert [(token["text"], token["label"]) for token in first["tokens"]] == [
+            ("Ada", "PER"), ("Lovelace", "PER"), ("in", "O"), ("Ulm", "O"),
+        ]  # fmt: skip
+        assert [(span["label"], span["text"], span["start"], span["end"]) for span in first["spans"]] == [
+            ("PER", "Ada  Lovelace", 0, 13)
+        ]
+        assert ([token["text"] for token in second["tokens"]], second["spans"]) == (["in", "Ulm"], [])
+        assert len(third["tokens"]) == 4
+        assert answer["notes"] == [{"row": 2, "truncated": True, "tokens": 5, "limit": 4}]
+        content = body(tensor([2], "BYTES", ["Ada", "in Ulm"], name="text"))
+        _, infer = await one.call(content, "infer")
+        label, probabilities = infer["outputs"]
+        assert (label["name"], label["shape"], label["data"]) == ("label", [2, 2], ["PER", "O", "O", "O"])
+        assert probabilities["shape"] == [2, 2, 2]
+        long = " ".join(["Ada"] * 1000).encode()
+        assert len((await one.predict(long, content_type="text/plain"))["predictions"][0]["tokens"]) == 4, (
+            "beside the event loop"
+        )
 
 
 async def test_inputs_of_one_value_a_row_are_a_table_without_a_word() -> None:
