@@ -28,6 +28,8 @@ class ClassLabels(After):
         self._declared = declared
         self._own = own
         self._names = np.array([name.encode() for name in declared.labels], dtype=object)
+        self._places = {name: place for place, name in enumerate(declared.labels)}
+        self._value = "probability" if declared.gives == "probabilities" else "score"
 
     def specs(self, signature: Signature) -> tuple[TensorSpec, ...]:
         specs = {spec.name: spec for spec in signature.outputs}
@@ -111,30 +113,26 @@ class ClassLabels(After):
 
     def _described(self, scores: Array, top: int) -> list[dict[str, Any]]:
         """scores [N, C] → an object a row."""
-        count = min(top, scores.shape[-1])
+        if top == 1:
+            places = scores.argmax(axis=-1).tolist()
+            return [self._entry(place, row) for place, row in zip(places, scores.tolist(), strict=True)]
         # Of equal scores the class that comes first, as argmax has it.
-        order = np.argsort(-scores, axis=-1, kind="stable")[:, :count] if count > 1 else scores.argmax(axis=-1)[:, None]
-        names = [[name.decode() for name in row] for row in self._named(order).tolist()]
-        values = np.take_along_axis(scores, order, axis=-1).tolist()
-        described: list[dict[str, Any]] = []
-        for row_names, row_values in zip(names, values, strict=True):
-            ranked = [{"label": name, self._value: value} for name, value in zip(row_names, row_values, strict=True)]
-            described.append(ranked[0] | {"top": ranked} if top > 1 else ranked[0])
-        return described
+        order = np.argsort(-scores, axis=-1, kind="stable")[:, :top].tolist()
+        ranked = [[self._entry(place, row) for place in first] for first, row in zip(order, scores.tolist(), strict=True)]
+        return [entries[0] | {"top": entries} for entries in ranked]
+
+    def _entry(self, place: int, scores: Sequence[float]) -> dict[str, Any]:
+        labels = self._declared.labels
+        return {"label": labels[place] if labels else str(place), self._value: scores[place]}
 
     def _decided(self, described: list[dict[str, Any]], labels: Array, scores: Array) -> list[dict[str, Any]]:
         """The rows with the label that the engine itself gave, and the probability of that one."""
-        places = {name.decode(): place for place, name in enumerate(self._names.tolist())}
         for row, label in enumerate(labels.reshape(-1).tolist()):
             name = label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
             if name != described[row]["label"]:
-                place = places.get(name)
+                place = self._places.get(name)
                 described[row] |= {"label": name, self._value: None if place is None else float(scores[row, place])}
         return described
-
-    @property
-    def _value(self) -> str:
-        return "probability" if self._declared.gives == "probabilities" else "score"
 
     def _tokens(self, scores: Array, places: Sequence[tuple[int, int]], text: str, top: int) -> dict[str, Any]:
         real = [(index, start, end) for index, (start, end) in enumerate(places[: len(scores)]) if end > start]

@@ -177,11 +177,13 @@ class PlainDecoder:
 
     def _table(self, raw: msgspec.Raw, fields: Mapping[str, msgspec.Raw]) -> Decoded:
         """A record, lists of values by column, or the engine's inputs where these are columns themselves."""
-        starts = [bytes(memoryview(value)[:_HEAD]).replace(b" ", b"")[:2] for value in fields.values()]
-        if all(start == b"[[" for start in starts) and self._engine.issuperset(fields):
+        values = fields.values()
+        if not values or not all(bytes(memoryview(value)[:1]) == b"[" for value in values):
+            return Decoded(raw)
+        nested = all(bytes(memoryview(value)[1:_HEAD]).lstrip()[:1] == b"[" for value in values)
+        if nested and self._engine.issuperset(fields):
             return self._tensors(kserve.read_columns(raw, self._signature))
-        lists = all(start[:1] == b"[" for start in starts) and bool(starts)
-        return Decoded({name: _decode_any(value) for name, value in fields.items()} if lists else raw)
+        return Decoded({name: _decode_any(value) for name, value in fields.items()})
 
     def _list(self, raw: msgspec.Raw) -> Decoded:
         text = bytes(memoryview(raw)[:_HEAD]).lstrip()
