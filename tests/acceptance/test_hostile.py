@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import openmaas
+
 pytest.importorskip("torch")
 pytest.importorskip("h5py")
 pytest.importorskip("xgboost")
@@ -32,19 +34,24 @@ def test_it_is_refused_and_does_nothing(server: Server, tmp_path: Path, name: st
     folder.mkdir()
     CORPUS[name](folder, canary)
     assert any(folder.iterdir()) and not canary.exists(), "the corpus itself must not run anything"
-    before, outside = server.processes(), sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(OpenMaaSError) as caught, server.client() as client:
+    client = server.client()
+    before, outside = _pids(client), sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(OpenMaaSError) as caught:
         client.push(folder, name="hostile")
     assert 400 <= caught.value.status < 500, caught.value
     assert str(tmp_path) not in str(caught.value) and str(server.home) not in str(caught.value)
     assert not canary.exists(), "code of the file ran"
     assert sorted(path.name for path in tmp_path.iterdir()) == outside
-    assert server.processes() == before and all(alive(pid) for pid in before.values())
-    assert server.json("ls")["items"] == []
+    assert _pids(client) == before and all(alive(pid) for pid in before.values())
+    assert list(client.models()) == []
+
+
+def _pids(client: openmaas.Client) -> dict[str, int]:
+    return {process.name: process.pid for process in client.status().processes if process.pid}
 
 
 def test_a_good_model_is_served_after_all_of_them(server: Server, dummy: Callable[..., Path]) -> None:
     client = server.client()
     client.push(dummy("good"), name="good")
     client.deploy("good")
-    assert list(client.predict("good", [[1.0]]))
+    assert list(client.predict("good", [[1.0, 2.0]]))
