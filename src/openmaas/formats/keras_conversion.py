@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import inspect
 import io
 import re
 import warnings
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from openmaas.core.errors import OpenMaaSError
+from openmaas.core.errors import InvalidInput, OpenMaaSError
 from openmaas.core.made_up import make_up
 from openmaas.core.manifest import Comparison, Parity
 from openmaas.engines.keras_model import Arrays, KerasModel, reason
@@ -124,24 +125,63 @@ def export_graph(model: KerasModel, inputs: Arrays) -> tuple[Any, tuple[Any, ...
         for spec in model.signature.inputs
     )
     with torch.no_grad():
-        program = torch.export.export(_module(model), arguments, dynamic_shapes=(shapes,), strict=False)
+        program = torch.export.export(_module(model), arguments, dynamic_shapes=shapes, strict=False)
     return program, arguments
+
+
+def write_program(model: KerasModel, inputs: Arrays, path: Path) -> None:
+    """Write the model as a torch.export program with the signature's names. Raises InvalidInput where it cannot be one."""
+    import torch
+
+    if unfit := [name for name in model.names if not name.isidentifier()]:
+        raise InvalidInput(f"{unfit[0][:80]!r} cannot be the name of an argument in PyTorch.", code="conversion_failed")
+    try:
+        with time_limit(SECONDS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program, _ = export_graph(model, inputs)
+            _rename_weights(program)
+            torch.export.save(program, path)
+    except (MemoryError, OpenMaaSError):
+        raise
+    except Exception as error:
+        raise InvalidInput(
+            f"PyTorch cannot export the model: {reason(error)}",
+            code="conversion_failed",
+            next_step="Loops over sequences need a fixed length: keras.Input((length, features)).",
+        ) from None
+
+
+def _rename_weights(program: Any) -> None:
+    """Keras names a weight as layer/weight, which is no name of an attribute in PyTorch."""
+    state = program.state_dict
+    names = {name: re.sub(r"[^A-Za-z0-9_.]", "_", name) for name in state}
+    if len(set(names.values())) != len(names):
+        raise ValueError("two weights have nearly the same name")
+    for old, new in names.items():
+        state[new] = state.pop(old)
+    for spec in (*program.graph_signature.input_specs, *program.graph_signature.output_specs):
+        spec.target = names.get(spec.target, spec.target)
 
 
 def _module(model: KerasModel) -> Any:
     import torch
 
     class Flat(torch.nn.Module):  # type: ignore[misc,unused-ignore]
-        """Inputs one by one in, a tuple of outputs out."""
+        """Inputs one by one in, outputs by name out."""
 
         def __init__(self) -> None:
             super().__init__()
             self.model = model.flat
 
-        def forward(self, *inputs: Any) -> tuple[Any, ...]:
+        def forward(self, *inputs: Any) -> dict[str, Any]:
             answers = self.model(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
-            return tuple(answers) if isinstance(answers, list | tuple) else (answers,)
+            answers = answers if isinstance(answers, list | tuple) else [answers]
+            return {spec.name: answer for spec, answer in zip(model.signature.outputs, answers, strict=True)}
 
+    # What torch.export calls the program's inputs.
+    names = [name if name.isidentifier() else f"input_{number}" for number, name in enumerate(model.names)]
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *names)]
+    Flat.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined,unused-ignore]
     return Flat().eval()
 
 
