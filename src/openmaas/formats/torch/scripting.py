@@ -29,7 +29,7 @@ def to_script(program: ExportedProgram, outputs: Sequence[str]) -> Any:
     holder = torch.nn.Module()
     held = _hold(program, holder)
     module = torch.jit.script(holder)
-    module.define("\n".join(_source(program, held, outputs)))
+    module.define("\n".join(_source(program, held, outputs)) + "\n")
     return module.eval()
 
 
