@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,12 @@ from openmaas.formats.compare import compare, rows
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
 DIFFERING = "{names}: scikit-learn takes missing values there, and ONNX answers them otherwise; missing values are refused."
-_ROWS = 16
-"""Rows on which a missing value is tried."""
+_ROWS = 32
+"""Rows on which missing values are tried."""
+_SHARE = 0.3
+"""Of the values that are missing where all columns are tried at once."""
+_MAX_COLUMNS = 128
+"""Tried one by one at most: each takes two runs."""
 
 
 def describe_table(
@@ -100,34 +104,43 @@ def _as_plain(values: NDArray[Any] | None, datatype: str) -> tuple[str | int, ..
 def _nullable(
     names: Sequence[str], layout: Layout, inputs: Arrays, source: Run, serving: Run
 ) -> tuple[frozenset[str], list[str]]:
-    """Columns where a missing value has the same answer from the source and the engine; and those where another."""
-    takes, differs = set(), []
-    for index, name in enumerate(names):
-        lacking = _without(inputs, name, index, layout)
-        if lacking is None:
-            continue
-        try:
-            expected = source(lacking)
-        except OpenMaaSError:
-            continue
-        if any(array.dtype.kind == "f" and np.isnan(array).any() for array in expected.values()):
-            continue
-        if _answers_equally(serving, lacking, expected):
-            takes.add(name)
-        else:
-            differs.append(name)
-    return frozenset(takes), differs
+    """Columns where a missing value has the same answer from the source and the engine; and those where another.
+
+    All of them at once where that is so, else one by one; of a wide table whose columns differ, none is said to be nullable.
+    """
+    places = {name: place for index, name in enumerate(names) if (place := _place(inputs, name, index, layout)) is not None}
+    if not places or _verdict(_without(inputs, places.values(), _SHARE), source, serving) is True:
+        return frozenset(places), []
+    if len(places) > _MAX_COLUMNS:
+        return frozenset(), []
+    found = {name: _verdict(_without(inputs, [place], 1.0), source, serving) for name, place in places.items()}
+    return frozenset(name for name, same in found.items() if same), [name for name, same in found.items() if same is False]
 
 
-def _without(inputs: Arrays, name: str, index: int, layout: Layout) -> Arrays | None:
-    """Sample rows whose value in one column is missing; None where the column's type knows no missing value."""
-    few = rows(inputs, 0, _ROWS)
-    key = next(iter(few)) if layout == "matrix" else name
-    array = few[key].copy()
-    if array.dtype.kind != "f":
+def _place(inputs: Arrays, name: str, index: int, layout: Layout) -> tuple[str, int] | None:
+    """The input and its column that hold the name's values; None where their type knows no missing value."""
+    key, column = (next(iter(inputs)), index) if layout == "matrix" else (name, 0)
+    return (key, column) if inputs[key].dtype.kind == "f" else None
+
+
+def _without(inputs: Arrays, places: Iterable[tuple[str, int]], share: float) -> Arrays:
+    """Sample rows, a share of whose values at these places is missing."""
+    random = np.random.default_rng(7)
+    few = {key: array.copy() for key, array in rows(inputs, 0, _ROWS).items()}
+    for key, column in places:
+        few[key][random.random(len(few[key])) < share, column] = np.nan
+    return few
+
+
+def _verdict(lacking: Arrays, source: Run, serving: Run) -> bool | None:
+    """Whether both give the same answers; None where the source has none."""
+    try:
+        expected = source(lacking)
+    except OpenMaaSError:
         return None
-    array[:, index if layout == "matrix" else 0] = np.nan
-    return {**few, key: array}
+    if any(array.dtype.kind == "f" and np.isnan(array).any() for array in expected.values()):
+        return None
+    return _answers_equally(serving, lacking, expected)
 
 
 def _answers_equally(serving: Run, inputs: Arrays, expected: Mapping[str, NDArray[Any]]) -> bool:
