@@ -30,7 +30,7 @@ class Inference(Work):
     raw: rows of texts, images or a table that `prepare` makes the engine's inputs of; None where these came.
     """
 
-    __slots__ = ("call", "head", "prepare_time", "prepared", "raw", "request", "server")
+    __slots__ = ("call", "head", "prepare_time", "prepared", "raw", "request", "server", "singles")
 
     def __init__(
         self, server: ReplicaServer, call: IncomingCall, head: Call, request: oip.InferRequest, timeout: float, raw: Any = None
@@ -43,6 +43,7 @@ class Inference(Work):
         self.raw = raw
         self.prepared: Prepared | None = None
         self.prepare_time = 0.0
+        self.singles: Singles | None = None
 
     def prepare(self) -> None:
         """Make the engine's inputs. Raises what is wrong with the rows."""
@@ -56,8 +57,23 @@ class Inference(Work):
         if self.server.batchable:
             self.rows = oip.rows_of(self.inputs)
         else:
-            self.server.check_rows(self.inputs)
+            self._split()
         self.prepare_time = time.monotonic() - begun
+
+    def _split(self) -> None:
+        """Several rows for an engine that takes one at a time go there one after the other."""
+        count = len(next(iter(self.inputs.values())))
+        if count > 1 and self.server.one_by_one:
+            self.singles = Singles(self, count)
+        else:
+            self.server.check_rows(self.inputs)
+
+    def submit(self) -> None:
+        """Into the queue. Raises Unavailable where there is no room."""
+        if self.singles is None:
+            self.server.batcher.submit(self)
+        else:
+            self.singles.submit()
 
     @property
     def notes(self) -> Sequence[Mapping[str, Any]]:
@@ -66,7 +82,10 @@ class Inference(Work):
 
     def cancel(self) -> None:
         """The caller left."""
-        self.server.batcher.cancel(self)
+        if self.singles is None:
+            self.server.batcher.cancel(self)
+        else:
+            self.singles.cancel()
 
     def done(self, result: Tensors | OpenMaaSError, timing: Timing) -> None:
         if self.prepare_time:
@@ -110,13 +129,74 @@ class Inference(Work):
         return self.server.processor.finish(outputs, self.inputs, {"top": self.head.top})
 
 
+class Single(Work):
+    """One row of a request with several."""
+
+    __slots__ = ("place", "singles")
+
+    def __init__(self, singles: Singles, place: int, inputs: Tensors, deadline: float) -> None:
+        super().__init__(inputs, 1, 0.0)
+        self.deadline = deadline
+        self.singles = singles
+        self.place = place
+
+    def done(self, result: Tensors | OpenMaaSError, timing: Timing) -> None:
+        self.singles.done(self.place, result, timing)
+
+
+class Singles:
+    """The rows of one request, each a work of its own. The first that fails ends the others."""
+
+    def __init__(self, whole: Inference, count: int) -> None:
+        self._whole = whole
+        self._works = [
+            Single(self, row, {name: array[row : row + 1] for name, array in whole.inputs.items()}, whole.deadline)
+            for row in range(count)
+        ]
+        self._answers: list[Tensors] = [{} for _ in range(count)]
+        self._left = count
+        self._timing = Timing(rows=count)
+
+    def submit(self) -> None:
+        try:
+            for work in self._works:
+                self._whole.server.batcher.submit(work)
+        except OpenMaaSError:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        self._left = -1
+        for work in self._works:
+            self._whole.server.batcher.cancel(work)
+
+    def done(self, place: int, result: Tensors | OpenMaaSError, timing: Timing) -> None:
+        if self._left < 0:
+            return
+        if isinstance(result, OpenMaaSError):
+            self.cancel()
+            self._whole.done(result, timing)
+            return
+        self._answers[place] = result
+        self._left -= 1
+        self._timing.batch += timing.batch
+        self._timing.model += timing.model
+        if not self._left:
+            waited = time.monotonic() - self._whole.arrived
+            self._timing.queue = max(0.0, waited - self._timing.batch - self._timing.model)
+            joined = {name: np.concatenate([answer[name] for answer in self._answers]) for name in self._answers[0]}
+            self._whole.done(joined, self._timing)
+
+
 class Prediction(Inference):
     """The same, answered in KServe V1's words."""
 
     __slots__ = ()
 
     def encode(self, outputs: Tensors) -> oip.InferResponse:
-        return oip.InferResponse(kserve.encode_predict(self.finished(outputs), self.server.batchable))
+        return oip.InferResponse(
+            kserve.encode_predict(self.finished(outputs), self.server.batchable or self.singles is not None)
+        )
 
 
 class PlainPrediction(Inference):
@@ -129,7 +209,7 @@ class PlainPrediction(Inference):
         processor = self.server.processor
         finished = self.finished(outputs)
         if processor.after is None:
-            rows = plain.rows_of(finished, self.server.batchable)
+            rows = plain.rows_of(finished, self.server.batchable or self.server.one_by_one)
         else:
             offsets = self.prepared.offsets if self.prepared is not None and self.texts else ()
             rows = processor.after.rows(finished, {"top": self.head.top}, offsets, self.texts)

@@ -50,6 +50,9 @@ class ReplicaServer:
         before = self.processor.before
         self._quick = before.quick if before is not None else LARGE
         self._names_classes = spec.manifest.processing is not None and isinstance(spec.manifest.processing.output, Labels)
+        # Of such an engine the rows of a request can be asked for one by one.
+        specs = (*self._signature.inputs, *self._signature.outputs)
+        self.one_by_one = not self.batchable and all(spec.shape[:1] == (1,) for spec in specs)
         self._preparing = 0
         self._preparers = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="prepare")
         self._streams = 0
@@ -184,7 +187,7 @@ class ReplicaServer:
         return codings.decompress(body, head.content_encoding, self._max_body) if head.content_encoding else body
 
     def _submit(self, work: Inference) -> None:
-        self.batcher.submit(work)
+        work.submit()
         work.call.on_cancel = work.cancel
 
     # streams

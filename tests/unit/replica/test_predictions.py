@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from openmaas.core.contracts import Answer, Call, Health, ReplicaSpec, encode
-from openmaas.core.errors import DeadlineExceeded, InvalidInput, Unavailable, UnsupportedMedia
+from openmaas.core.errors import DeadlineExceeded, EngineFailed, InvalidInput, Unavailable, UnsupportedMedia
 from openmaas.core.link import Link, LinkServer, connect
 from openmaas.core.manifest import Manifest
 from openmaas.core.processing import Column, ImageInput, Labels, Processing, TableInput, TextInput
@@ -278,13 +278,60 @@ async def test_requests_share_batches() -> None:
         assert one.engine.batches == [1, 7]
 
 
-async def test_a_model_with_a_fixed_number_of_rows_says_so() -> None:
-    signature = Signature(inputs=(TensorSpec(name="x", datatype="FP32", shape=(1, 3, 8, 8)),), outputs=OUTPUTS)
-    async with replica(signature, PHOTOS, batchable=False) as one:
+def fixed(rows: int) -> Signature:
+    outputs = (
+        TensorSpec(name="logits", datatype="FP32", shape=(rows, 3)),
+        TensorSpec(name="sum", datatype="FP32", shape=(rows,)),
+    )
+    return Signature(inputs=(TensorSpec(name="x", datatype="FP32", shape=(rows, 3, 8, 8)),), outputs=outputs)
+
+
+BOTH = msgspec.json.encode([base64.b64encode(data).decode() for data in (WHITE, BLACK, WHITE)])
+
+
+async def test_rows_for_a_model_that_takes_one_at_a_time_go_one_by_one() -> None:
+    async with replica(fixed(1), Processing(input=PHOTOS.input), batchable=False) as one:
+        head, answer = await one.call(BOTH, **JSON)
+        assert [row["sum"] for row in answer["predictions"]] == [192, 0, 192]
+        assert one.engine.batches == [1, 1, 1]
+        assert head.timing is not None and head.timing.rows == 3
+    async with replica(fixed(1), PHOTOS, batchable=False, max_queue=1) as one:
+        with pytest.raises(Unavailable, match="max_queue"):
+            await one.predict(BOTH, **JSON)
+        assert one.server.batcher.in_flight == 0
         assert len((await one.predict(WHITE, content_type="image/png"))["predictions"]) == 1
-        text = base64.b64encode(WHITE).decode()
-        with pytest.raises(InvalidInput, match="takes 1 row a request; 2 came"):
-            await one.predict(msgspec.json.encode([text, text]), **JSON)
+
+
+async def test_the_first_row_that_fails_ends_the_request() -> None:
+    class Failing(Corners):
+        def run(self, inputs: Tensors) -> Tensors:
+            found = super().run(inputs)
+            if not found["sum"].any():
+                raise ValueError("black")
+            return found
+
+    async with replica(fixed(1), PHOTOS, batchable=False, kind=Failing) as one:
+        with pytest.raises(EngineFailed, match="black"):
+            await one.predict(BOTH, **JSON)
+        assert one.server.batcher.in_flight == 0
+        assert len((await one.predict(WHITE, content_type="image/png"))["predictions"]) == 1
+
+
+async def test_a_caller_of_several_rows_leaves() -> None:
+    async with replica(fixed(1), PHOTOS, batchable=False) as one:
+        one.engine.gate.clear()
+        call = asyncio.create_task(one.predict(BOTH, **JSON))
+        await wait_until(lambda: one.server.batcher.queued == 2)
+        call.cancel()
+        await wait_until(lambda: one.server.batcher.queued == 0)
+        one.engine.gate.set()
+        assert len((await one.predict(WHITE, content_type="image/png"))["predictions"]) == 1
+
+
+async def test_a_model_with_another_fixed_number_of_rows_says_so() -> None:
+    async with replica(fixed(2), PHOTOS, batchable=False) as one:
+        with pytest.raises(InvalidInput, match="takes 2 rows a request; 3 came"):
+            await one.predict(BOTH, **JSON)
 
 
 async def test_the_event_loop_goes_on_while_images_are_decoded() -> None:
