@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -89,19 +89,25 @@ def _print(result: PushResult, ended: bool) -> None:
     else:
         done(_("{reference} has exactly these files already; nothing was added.").format(reference=reference))
     print_version(version)
-    if result.left_out:
-        shown = ", ".join(result.left_out[:_SHOWN]) + (" …" if len(result.left_out) > _SHOWN else "")
-        told = plural(
-            "{count} file was not sent, since the model does without it: {files}",
-            "{count} files were not sent, since the model does without them: {files}",
-            len(result.left_out),
-        )
-        write(Styled((told.format(count=len(result.left_out), files=shown), "faint")))
+    _print_left_out(result.left_out)
     if result.jobs and not ended:
         told = _("The engines that can run it are being measured by {jobs}; a deployment waits for that.")
         write(Styled((told.format(jobs=", ".join(result.jobs)), "faint")))
         hint(f"openmaas jobs show {result.jobs[0]} --wait")
     hint(f"openmaas deploy {reference}")
+
+
+def _print_left_out(names: Sequence[str]) -> None:
+    from openmaas.cli.console import Styled, write
+
+    if names:
+        shown = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+        told = plural(
+            "{count} file was not sent, since the model does without it: {files}",
+            "{count} files were not sent, since the model does without them: {files}",
+            len(names),
+        )
+        write(Styled((told.format(count=len(names), files=shown), "faint")))
 
 
 @contextmanager

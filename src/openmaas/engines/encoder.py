@@ -26,6 +26,7 @@ _CLASSES: dict[str, str] = {
     "token-classification": "AutoModelForTokenClassification",
 }
 _DTYPES = {"": "float32", "bf16": "bfloat16"}
+_OUTPUTS = {"pooled_output": "pooler_output"}  # where our name is another than theirs
 _LEAST_COUNT = 1e-9  # of tokens in a row: sentence-transformers divides by the same where a row has none
 
 
@@ -138,7 +139,7 @@ def _no_bars() -> Iterator[None]:
 
 
 class Encoder:
-    """`answer` takes and gives arrays by name; `module`, a torch.nn.Module, takes and gives tensors in the options' order."""
+    """`answer` takes and gives arrays by name. `module`, a torch.nn.Module, takes tensors in order and gives them by name."""
 
     def __init__(self, model: Any, options: EncoderOptions) -> None:
         self.options = options
@@ -159,7 +160,7 @@ class Encoder:
             with torch.inference_mode():
                 tensors = [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self.options.inputs]
                 answers = self.module(*tensors)
-                return {name: tensor.float().numpy() for name, tensor in zip(self.options.outputs, answers, strict=True)}
+                return {name: answers[name].float().numpy() for name in self.options.outputs}
         except OpenMaaSError:
             raise
         except Exception as error:
@@ -167,7 +168,7 @@ class Encoder:
 
 
 def _module(model: Any, options: EncoderOptions) -> Any:
-    """The model with its inputs by position, and with pooling and normalisation where they belong to it."""
+    """The model with its outputs by our names, and with pooling and normalisation where they belong to it."""
     import torch
 
     class Module(torch.nn.Module):  # type: ignore[misc,unused-ignore]
@@ -175,14 +176,13 @@ def _module(model: Any, options: EncoderOptions) -> Any:
             super().__init__()
             self.model = model
 
-        def forward(self, *tensors: Any) -> tuple[Any, ...]:
-            inputs = dict(zip(options.inputs, tensors, strict=True))
-            found = self.model(**inputs, return_dict=True)
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> dict[str, Any]:
+            """The inputs bear the names that an exporter gives them."""
+            types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            found = self.model(input_ids=input_ids, attention_mask=attention_mask, **types, return_dict=True)
             if options.task == "embedding":
-                return (pooled(found.last_hidden_state, inputs["attention_mask"], options.poolings, options.normalize),)
-            if options.task == "features":
-                return tuple(found["pooler_output" if name == "pooled_output" else name] for name in options.outputs)
-            return (found.logits,)
+                return {"embedding": pooled(found.last_hidden_state, attention_mask, options.poolings, options.normalize)}
+            return {name: found[_OUTPUTS.get(name, name)] for name in options.outputs}
 
     return Module().eval()
 

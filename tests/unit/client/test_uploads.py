@@ -95,6 +95,21 @@ def test_a_folder_is_sent_in_chunks_with_its_progress(folder: Path) -> None:
     assert told[-1] == Progress("examining")
 
 
+def test_files_that_the_model_does_without_are_not_sent_and_told(tmp_path: Path) -> None:
+    header = b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"the same weights as a pickle")
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"and as a graph")
+    control = Control()
+    result = _client(control).push(tmp_path, name="m")
+    assert result.left_out == ("onnx/model.onnx", "pytorch_model.bin")
+    assert control.wanted is not None
+    assert {file.path for file in control.wanted.files} == {"config.json", "model.safetensors"}
+    assert _client(control).push(tmp_path / "onnx", name="m").left_out == ()
+
+
 def test_a_push_goes_on_where_it_was_cut_off(folder: Path) -> None:
     control = Control()
     control.break_after, control.breaks = 2, 100

@@ -36,22 +36,34 @@ class Rows(NamedTuple):
     batches: Callable[[int], list[Arrays]]
 
 
-def rows_for(task: Task, texts: Texts, inputs: Sequence[TensorSpec]) -> Rows:
+def rows_for(task: Task, texts: Texts, inputs: Sequence[TensorSpec], even: Texts | None) -> Rows:
     """The pusher's sample: texts, or token ids by input name; without one, sentences that are kept here.
 
-    Raises InvalidInput for a sample that does not fit.
+    even: cuts early. It makes the rows of the sample equally long where a model answers for each token: what it says of padding
+    means nothing, and engines need not agree on it. Raises InvalidInput for a sample that does not fit.
     """
     given = split_expected(read_sample(task.folder / task.sample))[0] if task.sample else {}
     if given and not _are_texts(given):
         tensors = fit(given, inputs)
         return Rows("given", rows_of(tensors, 0, 64), lambda size: _sliced(tensors, size))
-    own: Any = next(iter(given.values())) if given else np.array(SENTENCES, dtype=object)
-    compared = own if given else np.array([*SENTENCES[: _ROWS - 1], LONG], dtype=object)
+    compared: Any = next(iter(given.values())) if given else np.array([*SENTENCES[: _ROWS - 1], LONG], dtype=object)
+    if given:
+        sample = texts.prepare(compared[:64])
+    else:
+        sample = (
+            even.prepare(np.array(_paragraphs(), dtype=object)) if even else texts.prepare(np.array(SENTENCES, dtype=object))
+        )
     return Rows(
         "given" if given else "generated",
-        {**texts.prepare(own[:64]).inputs},
+        {**sample.inputs},
         lambda size: [{**texts.prepare(compared[start : start + size]).inputs} for start in _starts(len(compared), size)],
     )
+
+
+def _paragraphs() -> list[str]:
+    """As many as there are sentences, each begun by another one, and longer than what `even` keeps."""
+    twice = SENTENCES * 2
+    return [" ".join(twice[start : start + 8]) for start in range(len(SENTENCES))]
 
 
 def _are_texts(arrays: Mapping[str, NDArray[Any]]) -> bool:
@@ -67,13 +79,21 @@ def _sliced(tensors: Arrays, size: int) -> list[Arrays]:
     return [rows_of(some, start, start + size) for start in _starts(len(next(iter(some.values()))), size)]
 
 
-def hold(source: Run, target: Run, rows: Rows) -> tuple[tuple[Comparison, ...], str | None]:
-    """Both on the same rows at each batch size: the worst of each, and what is wrong (None when nothing is)."""
+def hold(source: Run, target: Run, rows: Rows, sequences: Sequence[str]) -> tuple[tuple[Comparison, ...], str | None]:
+    """Both on the same rows at each batch size: the worst of each, and what is wrong (None when nothing is).
+
+    sequences: the outputs that have one value for each token; only those of tokens that are no padding count.
+    """
     comparisons, reason = [], None
     for size in BATCHES:
         found = []
         for batch in rows.batches(size):
-            comparison, wrong = compare(size, target(batch), source(batch))
+            real = batch["attention_mask"].astype(bool)
+            actual, expected = (
+                {name: array[real] if name in sequences else array for name, array in run(batch).items()}
+                for run in (target, source)
+            )
+            comparison, wrong = compare(size, actual, expected)
             found.append(comparison)
             reason = reason or wrong
         worst = max(found, key=lambda comparison: comparison.max_abs_diff)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from numpy.typing import NDArray
+from collections.abc import Callable
 
 from openmaas.core.errors import InvalidInput, OpenMaaSError
 from openmaas.core.manifest import Artifact
 from openmaas.core.processing import TextInput
 from openmaas.engines.encoder import Encoder, EncoderOptions
 from openmaas.formats.converters import Conversion, Converter
-from openmaas.formats.huggingface.exporting import write_onnx
+from openmaas.formats.huggingface.exporting import write_onnx, write_program
 from openmaas.formats.sample import stretch
 
 _DEFAULT_LENGTH = 512
@@ -23,24 +20,26 @@ class HuggingFaceToOnnx(Converter):
     target = "onnx"
 
     def convert(self, conversion: Conversion) -> Artifact:
-        encoder = load_encoder(conversion)
-        path = conversion.output / "model.onnx"
-        try:
-            write_onnx(encoder, example_of(conversion.sample), _limit(conversion), path)
-        except OpenMaaSError as error:
-            raise InvalidInput(error.message, code="not_convertible") from None
-        return Artifact(kind="onnx", entry=path.name)
+        return _convert(conversion, write_onnx, "onnx", "model.onnx")
 
 
-def load_encoder(conversion: Conversion) -> Encoder:
-    """The model of the folder, as its engine runs it. Raises InvalidInput with what the library said."""
+class HuggingFaceToTorchExport(Converter):
+    source = "huggingface"
+    target = "torch-export"
+
+    def convert(self, conversion: Conversion) -> Artifact:
+        return _convert(conversion, write_program, "torch-export", "model.pt2")
+
+
+def _convert(conversion: Conversion, write: Callable[..., object], kind: str, name: str) -> Artifact:
     artifact = conversion.artifact
-    return Encoder.load((conversion.folder / artifact.entry).parent, EncoderOptions.read(artifact.options))
-
-
-def example_of(sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Three rows for an exporter to follow."""
-    return stretch(sample, 3)
+    encoder = Encoder.load((conversion.folder / artifact.entry).parent, EncoderOptions.read(artifact.options))
+    try:
+        write(encoder, stretch(conversion.sample, 3), _limit(conversion), conversion.output / name)
+    except OpenMaaSError as error:
+        raise InvalidInput(error.message, code="not_convertible") from None
+    conversion.log(f"torch wrote {name}")
+    return Artifact(kind=kind, entry=name)
 
 
 def _limit(conversion: Conversion) -> int:

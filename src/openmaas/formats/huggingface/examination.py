@@ -33,17 +33,19 @@ _MAX_LENGTH = 8192
 _ROLES: dict[str, Role] = {"input_ids": "ids", "attention_mask": "attention", "token_type_ids": "types"}
 _SEQUENCES = {"features": ("last_hidden_state",), "token-classification": ("logits",)}
 """Outputs with a value for each token, by task."""
+_EVEN_LENGTH = 32  # tokens of a row of the sample, where a model answers for each of them
 _STEP = 16  # rows that the source answers at once
 
 
 class _Source(NamedTuple):
-    """The model as transformers runs it, how texts become its inputs, and what was noticed."""
+    """The model as transformers runs it, how texts become its inputs (`even`: cut early), and what was noticed."""
 
     folder: Folder
     tokenizer: Tokenizer
     encoder: Encoder
     declared: TextInput
     texts: Texts
+    even: Texts | None
     artifact: Artifact
     notes: tuple[str, ...]
 
@@ -65,7 +67,7 @@ def examine(task: Task, entry: str) -> Examined:
     refuse_unused(task.description, "huggingface", "signature", "options")
     source = _open(task, entry)
     inputs = tuple(TensorSpec(name=name, datatype="INT64", shape=(-1, -1)) for name in source.declared.tensors)
-    compared = rows_for(task, source.texts, inputs)
+    compared = rows_for(task, source.texts, inputs, source.even)
     expected = _answers(source.encoder.answer, compared.sample)
     signature = Signature(inputs=inputs, outputs=_outputs(expected, source.sequences))
     converted = _convert(task, source, compared, signature)
@@ -118,7 +120,9 @@ def _open(task: Task, entry: str) -> _Source:
         max_length=limit,
         pair=folder.task == "sequence-classification",
     )
-    texts = Texts(declared, task.output if tokenizer.added else task.folder)
+    place = task.output if tokenizer.added else task.folder
+    short = msgspec.structs.replace(declared, max_length=min(_EVEN_LENGTH, limit))
+    even = Texts(short, place) if folder.task in _SEQUENCES else None
     options = EncoderOptions(
         task=folder.task,
         inputs=names,
@@ -127,7 +131,9 @@ def _open(task: Task, entry: str) -> _Source:
         normalize=folder.normalize,
     )
     artifact = Artifact(kind="huggingface", entry=entry, options=msgspec.to_builtins(options))
-    return _Source(folder, tokenizer, Encoder(loaded.model, options), declared, texts, artifact, tuple(notes))
+    return _Source(
+        folder, tokenizer, Encoder(loaded.model, options), declared, Texts(declared, place), even, artifact, tuple(notes)
+    )
 
 
 def _is_pooler(name: str) -> bool:
@@ -234,7 +240,7 @@ def _convert(task: Task, source: _Source, compared: Rows, signature: Signature) 
         written = write_onnx(source.encoder, stretch(compared.sample, 3), source.declared.max_length, path)
         session = OnnxSession(path, threads=2)
         session.bind(signature)
-        comparisons, reason = hold(source.encoder.answer, session.run, compared)
+        comparisons, reason = hold(source.encoder.answer, session.run, compared, source.sequences)
     except OpenMaaSError as error:
         reason = error.message
     parity = Parity(
@@ -261,7 +267,10 @@ def _notes(converted: _Converted, padding: Padding | str) -> list[str]:
     if not converted.parity.passed:
         notes.append(f"transformers itself serves it: {converted.parity.reason}")
     if isinstance(padding, str):
-        notes.append(f"Rows of different lengths do not share a batch: padded, their answers differ ({padding.rstrip('.')}).")
+        notes.append(
+            "Requests of different lengths do not share a batch, and rows of one request that are padded answer otherwise than "
+            f"alone: {padding.rstrip('.')}."
+        )
     return notes
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +21,62 @@ SINGLE_FILE = 1_500_000_000
 _MAX_ROWS = 1 << 20
 
 
+def write_program(encoder: Encoder, example: Mapping[str, NDArray[Any]], limit: int, path: Path) -> None:
+    """Write a .pt2 to `path`; the arguments and errors are those of write_onnx."""
+    import torch
+
+    with _told("as a program"):
+        torch.export.save(export_program(encoder, example, limit), path)
+
+
 def write_onnx(encoder: Encoder, example: Mapping[str, NDArray[Any]], limit: int, path: Path) -> tuple[Path, ...]:
     """Write to `path`, and beside it the weights of a model too large for one file; the files that were written.
 
     example: two rows or more of two tokens or more, or the exporter takes the axes for fixed. limit: tokens of a row.
     Raises OpenMaaSError with what the exporter said.
     """
+    with _told("to ONNX"):
+        program = _export(encoder, example, limit)
+        rename_values(program.model.graph, list(encoder.options.outputs))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in encoder.module.state_dict().values())
+        program.save(path, external_data=size > SINGLE_FILE)
+    return tuple(sorted(path.parent.glob(f"{path.name}*")))
+
+
+@contextmanager
+def _told(target: str) -> Iterator[None]:
+    """The exporter's errors as ours, and an end to an export that takes too long."""
     try:
         with time_limit(SECONDS), quietly():
-            program = _export(encoder, example, limit)
-            rename_values(program.model.graph, list(encoder.options.outputs))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            size = sum(tensor.numel() * tensor.element_size() for tensor in encoder.module.state_dict().values())
-            program.save(path, external_data=size > SINGLE_FILE)
+            yield
     except (MemoryError, OpenMaaSError):
         raise
     except Exception as error:
         cause = error
         while isinstance(cause.__cause__, Exception):
             cause = cause.__cause__
-        raise OpenMaaSError(f"torch cannot export it to ONNX ({type(cause).__name__}: {reason(cause)[:300]})") from None
-    return tuple(sorted(path.parent.glob(f"{path.name}*")))
+        raise OpenMaaSError(f"torch cannot export it {target} ({type(cause).__name__}: {reason(cause)[:300]})") from None
 
 
 def _export(encoder: Encoder, example: Mapping[str, NDArray[Any]], limit: int) -> Any:
     import torch
 
-    names = encoder.options.inputs
+    return torch.onnx.export(export_program(encoder, example, limit), dynamo=True, opset_version=OPSET, verbose=False)
+
+
+def export_program(encoder: Encoder, example: Mapping[str, NDArray[Any]], limit: int) -> Any:
+    """A torch.export.ExportedProgram, which takes and gives tensors by name."""
+    import torch
+
     rows, tokens = torch.export.Dim("batch", min=1, max=_MAX_ROWS), torch.export.Dim("sequence", min=1, max=limit)
+    names = encoder.options.inputs
     with torch.no_grad():
-        return torch.onnx.export(
+        return torch.export.export(
             encoder.module,
             tuple(torch.from_numpy(example[name]) for name in names),
-            dynamo=True,
-            input_names=list(names),
-            dynamic_shapes=(tuple({0: rows, 1: tokens} for _ in names),),
-            opset_version=OPSET,
-            verbose=False,
+            dynamic_shapes={name: {0: rows, 1: tokens} for name in names},
+            strict=False,
         )
 
 
