@@ -29,7 +29,7 @@ def test_state_dict(save: Any, wrapped: bool, folder: Path, look: Examine) -> No
     with pytest.raises(Refused) as caught:
         look()
     assert caught.value.code == "weights_only"
-    assert "9 tensors with 1,049 numbers" in caught.value.message
+    assert "9 tensors with 1,055 numbers" in caught.value.message
     assert f"{'model.' if wrapped else ''}features.0.weight float [6, 1, 3, 3]" in caught.value.message
     assert "The class that computes with them is missing" in caught.value.message
     assert "client.push(module" in str(caught.value.next_step)

@@ -156,6 +156,22 @@ def _write_script(module: Any, signature: Signature, inputs: Arrays, path: Path)
         output_names=outputs,
         dynamic_axes={name: found for name, found in axes.items() if found},
     )
+    _fix_shapes(path, signature)
+
+
+def _fix_shapes(path: Path, signature: Signature) -> None:
+    """Write the lengths that are known into the outputs, where the exporter has lost them."""
+    import onnx
+
+    model = onnx.load(path)
+    shapes = {spec.name: spec.shape for spec in signature.outputs}
+    for value in model.graph.output:
+        axes = value.type.tensor_type.shape.dim
+        if len(axes) == len(shapes[value.name]):
+            for axis, length in zip(axes, shapes[value.name], strict=True):
+                if length != -1:
+                    axis.dim_value = length
+    onnx.save(model, path)
 
 
 def _flat(module: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
