@@ -87,7 +87,8 @@ def from_json(name: str, datatype: str, raw: msgspec.Raw) -> Tensor:
 def _array(values: list[Any], dtype: np.dtype[Any], depth: int) -> Tensor:
     if dtype.kind == "O":
         return _object_array(values, depth)
-    array = _numbers(values, dtype)
+    with np.errstate(over="ignore"):  # it is told below
+        array = _numbers(values, dtype)
     if array.ndim != depth:
         raise ValueError("the rows differ in length")
     if dtype.kind == "f" and not all_finite(array):
@@ -126,7 +127,7 @@ class Form:
         try:
             values = self._nested(text) if nested else self._flat(text)
             array = _numbers(values, self._dtype)
-        except (msgspec.DecodeError, ValueError, OverflowError):
+        except (msgspec.DecodeError, ValueError, OverflowError, RuntimeWarning):  # the last where warnings are errors
             return None
         if not nested:
             if len(values) != self._count:

@@ -17,6 +17,7 @@ from openmaas.core.datatypes import numpy_dtype
 from openmaas.core.errors import EngineFailed, InvalidInput
 from openmaas.core.types import DataType
 from openmaas.protocols.tensors import (
+    Form,
     all_finite,
     check_inputs,
     datatype_of,
@@ -377,3 +378,11 @@ def test_inputs_that_fit() -> None:
     check_inputs(signature(), {"x": np.zeros((0, 2), np.float32)})
     check_inputs(signature(shape=(-1, -1, 3)), {"x": np.zeros((5, 7, 3), np.float32)})
     check_inputs(signature(shape=()), {"x": np.zeros((), np.float32)})
+
+
+@pytest.mark.parametrize("number", ["3.4028235677973366e+38", "1e39", "-1e300"])
+def test_a_number_that_overflows_is_told_and_never_a_warning(number: str) -> None:
+    for text in (f"[{number}]", f"[[1.0, {number}]]"):
+        with pytest.raises(InvalidInput, match="too large for FP32"):
+            from_json("x", "FP32", msgspec.Raw(text.encode()))
+    assert Form("FP32", (1,)).array(msgspec.Raw(f"[{number}]".encode())) is None
