@@ -81,11 +81,13 @@ def export_program(encoder: Encoder, example: Mapping[str, NDArray[Any]], limit:
 
 
 def rename_values(graph: Any, outputs: list[str]) -> None:
-    """Give a graph's outputs these names, and other values that bear one of them another: torch's exporter leaves both as they
-    are when it is given `output_names`, and writes a file that no engine loads."""
+    """Give a graph's outputs these names, and other values that bear one of them another.
+
+    torch's exporter, given `output_names`, leaves such values as they are and writes a file that no engine loads.
+    """
     wanted = set(outputs)
-    values = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
-    taken = {value.name for value in values} | wanted
+    values = [value for node in graph.all_nodes() for value in node.outputs]
+    taken = {value.name for value in (*values, *graph.inputs)} | set(graph.initializers) | wanted
     for value in values:
         if value.name in wanted:
             number = next(number for number in range(len(taken) + 1) if f"{value.name}_{number}" not in taken)

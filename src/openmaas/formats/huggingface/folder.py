@@ -14,8 +14,8 @@ CONFIG = "config.json"
 MODULES = "modules.json"
 ENCODERS = (
     "albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra",
-    "ernie", "gte", "ibert", "megatron-bert", "mobilebert", "modernbert", "mpnet", "nomic_bert", "rembert", "roberta",
-    "roberta-prelayernorm", "roformer", "squeezebert", "xlm-roberta", "xlm-roberta-xl",
+    "ernie", "gte", "mobilebert", "modernbert", "mpnet", "nomic_bert", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
 )  # fmt: skip
 """Model types that are served: encoders of text whose code is transformers' own."""
 _TASKS: tuple[tuple[str, Kind], ...] = (
