@@ -276,10 +276,13 @@ class FixedBatch(torch.nn.Module):
 
 
 def test_module_that_fixes_its_batch(folder: Path, output: Path, look: Examine) -> None:
+    from openmaas.engines.torch.program import ExportedProgram
+
     exported = export(FixedBatch(), torch.randn(1, 4), folder)
+    assert ExportedProgram(folder / "model.pt2").signature.inputs[0].shape == (1, 4)
     found = look(sample=exported.sample, parity=exported.parity, memory=MEMORY)
-    assert not found.batchable
-    assert found.signature.inputs[0].shape == (1, 4)
+    given = {"x": np.ones((1, 4), np.float32)}
+    assert close(answers_of(found, found.artifacts[0], "onnxruntime", given, folder, output), {"output": given["x"] * 2})
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
