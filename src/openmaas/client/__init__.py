@@ -19,6 +19,7 @@ from typing import Self
 
 from openmaas.client.administration import Administration
 from openmaas.client.asynchronous import AsyncTransport
+from openmaas.client.conversions import Conversions
 from openmaas.client.deployments import DeployFailed, Deployments, Logs
 from openmaas.client.driver import Asynchronous, AsyncPages, Blocking, Pages, Sends, SendsBlocking
 from openmaas.client.jobs import JobFailed, Jobs
@@ -33,7 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Client(Blocking, Registry, Uploads, Deployments, Jobs, Predictions, Administration):
+class Client(Blocking, Registry, Uploads, Deployments, Jobs, Conversions, Predictions, Administration):
     """Speaks to one server, blocking. Threads may share a client.
 
     url, gateway_url: of control and of the gateway (OPENMAAS_URL, OPENMAAS_GATEWAY_URL). api_key: OPENMAAS_API_KEY.
@@ -71,7 +72,7 @@ class Client(Blocking, Registry, Uploads, Deployments, Jobs, Predictions, Admini
         self.close()
 
 
-class AsyncClient(Asynchronous, Registry, Uploads, Deployments, Jobs, Predictions, Administration):
+class AsyncClient(Asynchronous, Registry, Uploads, Deployments, Jobs, Conversions, Predictions, Administration):
     """Speaks to one server from an event loop; the methods and arguments of Client, awaited."""
 
     def __init__(

@@ -77,9 +77,9 @@ class Uploads(Session):
         that was converted here (`converted` in its openmaas.yaml), what was compared, as core.manifest.Parity in plain data.
         progress: told after each piece.
 
-        Files of a folder that its model does without, such as the same weights for another tool, are not sent; `left_out` of the
-        result names them. The same files pushed twice give the same version (`created` is False). A push that was cut off goes on where it
-        stopped when it is called again with the same files.
+        Files of a folder that its model does without, such as the same weights for another tool, are not sent; `left_out` of
+        the result names them. The same files pushed twice give the same version (`created` is False). A push that was cut off
+        goes on where it stopped when it is called again with the same files.
         Raises InvalidInput, Refused (a pickle that is not approved, a wrong digest), TooLarge, StorageFull, Unavailable.
         """
         report = progress or (lambda _: None)

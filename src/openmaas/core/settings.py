@@ -86,7 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "push"
     engine_cosine: Annotated[
         float,
-        Meta(ge=0.9, lt=1, description="Least cosine of each row to full precision at which an engine with less may be chosen."),
+        Meta(ge=0.9, lt=1, description="Least cosine of each row to full precision with which less may be chosen."),
     ] = 0.9999
 
     @property
