@@ -90,17 +90,20 @@ class MeasurementService:
 
     def _record(self, session: Session, job: JobInfo) -> None:
         """In the transaction that ends the job. Raises InvalidInput for a result that is not what the task gives."""
+        result = msgspec.json.encode(job.result)
         try:
-            measurement = msgspec.convert(job.result, Measurement, strict=False)
+            measurement = msgspec.json.decode(result, type=Measurement)  # as it will be read again
         except msgspec.ValidationError as error:
             raise InvalidInput(f"The result is not a measurement: {error}.", code="invalid_result") from None
+        if any(rate <= 0 for one in measurement.tried for rate in one.rates.values()):
+            raise InvalidInput("The result is not a measurement: it has a rate that is not above 0.", code="invalid_result")
         _, version = find_version(session, job.project, job.subject)
         session.add(
             MeasurementRow(
                 project=job.project,
                 digest=version.digest,
                 processor=measurement.processor.label,
-                result=msgspec.json.encode(job.result).decode(),
+                result=result.decode(),
                 job=job.id,
                 at=self._clock(),
             )

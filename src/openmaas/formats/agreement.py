@@ -46,10 +46,11 @@ def hold_against(
 ) -> tuple[Comparison, str | None]:
     """An engine's answers against the reference: what to store, and what is wrong (None when nothing is).
 
-    precision: of the engine, empty for full. declared: what the manifest says of the outputs. Both sides have the same outputs
-    and shapes; axis 0 are the rows.
+    precision: of the engine, empty for full. declared: what the manifest says of the outputs. Axis 0 are the rows.
     """
     comparison, wrong = compare(batch, actual, expected)
+    if any(name not in actual or actual[name].shape != array.shape for name, array in expected.items()):
+        return comparison, wrong
     pairs = {name: _rows(actual[name], array) for name, array in expected.items() if is_number(array)}
     wide = {name: pair for name, pair in pairs.items() if pair[0].shape[1] > 1}
     shares = {

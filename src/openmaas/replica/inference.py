@@ -184,8 +184,13 @@ class Singles:
         if not self._left:
             waited = time.monotonic() - self._whole.arrived
             self._timing.queue = max(0.0, waited - self._timing.batch - self._timing.model)
-            joined = {name: np.concatenate([answer[name] for answer in self._answers]) for name in self._answers[0]}
-            self._whole.done(joined, self._timing)
+            self._whole.done(self._joined(), self._timing)
+
+    def _joined(self) -> Tensors | OpenMaaSError:
+        try:
+            return {name: np.concatenate([answer[name] for answer in self._answers]) for name in self._answers[0]}
+        except Exception as error:
+            return engine_error(error, "The answers to the rows cannot be joined")
 
 
 class Prediction(Inference):

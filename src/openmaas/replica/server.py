@@ -81,7 +81,7 @@ class ReplicaServer:
             work = self._decoded(call, head)
             if work.raw is None:
                 self._submit(work)
-            elif size <= self._quick:
+            elif size <= self._quick and not head.content_encoding:  # a few bytes may be compressed from very many
                 work.prepare()
                 self._submit(work)
             else:

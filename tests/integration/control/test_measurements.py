@@ -242,3 +242,19 @@ async def test_a_result_that_is_no_measurement_fails_the_job(world: World, resul
     with pytest.raises(InvalidInput, match="not a measurement"):
         world.jobs.report(spec.id, JobReport(result=result), key=world.keys.authenticate(spec.key).id)
     assert world.jobs.get(spec.id).state == "running"
+
+
+@pytest.mark.parametrize("rate", ["12", 0.0, -1.0])
+async def test_figures_that_could_not_be_followed_are_not_kept(world: World, rate: object) -> None:
+    """Else every report of the supervisor, and every deployment of the version, would stumble over them."""
+    world.deploy()
+    spec = await world.job()
+    result = measured(tried("fast", 4, 100)).to_json()
+    result["tried"][0]["rates"] = {"1": rate}
+    with pytest.raises(InvalidInput, match="not a measurement"):
+        world.jobs.report(spec.id, JobReport(result=result), key=world.keys.authenticate(spec.key).id)
+    assert world.jobs.get(spec.id).state == "running"
+    await world.end()
+    world.engines.observe(Observed(desired=world.fleet.desired))
+    (replica,) = await world.replicas()
+    assert replica.choice == replica.manifest.choice

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -159,3 +160,13 @@ def test_nothing_can_be_said_by_a_reference_without_a_number() -> None:
     x = np.full((2, 3), np.nan, np.float32)
     assert "also in the reference" in str(misfit({"y": x}, {"y": x}))
     assert misfit({"n": np.array([1])}, {"n": np.array([1])}) is None
+
+
+@pytest.mark.parametrize("precision", ["", "bf16"])
+@pytest.mark.parametrize(
+    ("actual", "said"), [({"z": np.ones((8, 3))}, "'y' is missing"), ({"y": np.ones((8, 4))}, r"'y' shape \[8, 4\]")]
+)
+def test_other_outputs_or_shapes_are_wrong(actual: Any, said: str, precision: str) -> None:
+    _, wrong = hold_against(8, actual, {"y": np.ones((8, 3))}, precision=precision, least_cosine=0.9999)
+    assert wrong is not None
+    assert re.search(said, wrong)

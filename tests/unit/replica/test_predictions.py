@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import tempfile
 import threading
 import time
@@ -317,6 +318,23 @@ async def test_the_first_row_that_fails_ends_the_request() -> None:
         assert len((await one.predict(WHITE, content_type="image/png"))["predictions"]) == 1
 
 
+async def test_rows_whose_answers_differ_in_shape_end_the_request() -> None:
+    """As of a detector, which finds another number of boxes in each image."""
+
+    class Finding(Corners):
+        def run(self, inputs: Tensors) -> Tensors:
+            found = super().run(inputs)
+            return found | {"logits": np.zeros((1, 1 + int(found["sum"][0] > 0), 3), np.float32)}
+
+    outputs = (TensorSpec(name="logits", datatype="FP32", shape=(1, -1, 3)), fixed(1).outputs[1])
+    boxes = msgspec.structs.replace(fixed(1), outputs=outputs)
+    async with replica(boxes, Processing(input=PHOTOS.input), batchable=False, kind=Finding) as one:
+        with pytest.raises(EngineFailed, match="cannot be joined"):
+            await one.predict(BOTH, **JSON, timeout=2.0)
+        assert one.server.batcher.in_flight == 0
+        assert len((await one.predict(WHITE, content_type="image/png"))["predictions"]) == 1
+
+
 async def test_a_caller_of_several_rows_leaves() -> None:
     async with replica(fixed(1), PHOTOS, batchable=False) as one:
         one.engine.gate.clear()
@@ -344,6 +362,26 @@ async def test_the_event_loop_goes_on_while_images_are_decoded() -> None:
         assert time.monotonic() - begun < 0.1
         await asyncio.gather(*decoding)
         assert (await one.health()).in_flight == 0
+
+
+async def test_a_compressed_body_is_no_quick_one_however_small_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = msgspec.json.encode(["Ada in Ulm " * 10_000])
+    async with replica(TAGS, PERSONS, kind=Tagger) as one:
+        before, threads = one.server.processor.before, list[str]()
+        assert before is not None
+        prepare = before.prepare
+
+        def noted(rows: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return prepare(rows)
+
+        monkeypatch.setattr(before, "prepare", noted)
+        packed = gzip.compress(texts)
+        assert len(packed) <= before.quick < len(texts)
+        await one.predict(packed, **JSON, content_encoding="gzip")
+        await one.predict(b'"Ada"', **JSON)
+        assert threads[0].startswith("prepare")
+        assert threads[1] == threading.main_thread().name
 
 
 async def test_decoding_has_a_queue_and_an_end() -> None:
