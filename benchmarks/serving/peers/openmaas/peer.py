@@ -63,7 +63,7 @@ class OpenMaas(Peer):
 
     def variables(self, work: Path) -> dict[str, str]:
         """The environment that it serves in."""
-        return variables_of(work)
+        return variables_of(work, self.engine)
 
     def serves(self, case: Case) -> bool:
         return True
@@ -96,15 +96,16 @@ def _request(case: Case, door: str, headers: dict[str, str]) -> Request:
     return Request(url, case.picture, {"Content-Type": "image/jpeg", **headers})
 
 
-def variables_of(work: Path) -> dict[str, str]:
-    """A home below `work` and ports that are free now."""
+def variables_of(work: Path, engine: str = "auto") -> dict[str, str]:
+    """A home below `work` and ports that are free now. Where the engine is forced, none is measured beside the load."""
     ports = {name: str(free_port()) for name in ("OPENMAAS_HTTP_PORT", "OPENMAAS_CONTROL_PORT")}
-    return {"OPENMAAS_HOME": str(work / "home"), "OPENMAAS_RUNTIME_DIR": str(work / "run"), **ports}
+    measure = {} if engine == "auto" else {"OPENMAAS_MEASURE": "never"}
+    return {"OPENMAAS_HOME": str(work / "home"), "OPENMAAS_RUNTIME_DIR": str(work / "run"), **ports, **measure}
 
 
 def deploy(case: Case, work: Path, engine: str = "auto") -> None:
     """Push and deploy in a home below `work`, and stop again."""
-    variables = variables_of(work)
+    variables = variables_of(work, engine)
     server = Server([program(), "up"], log=work / "log", environment=variables, folder=work)
     try:
         wait_for(work / "home" / "admin.key", server)
