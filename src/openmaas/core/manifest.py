@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 
 from openmaas.core.errors import InvalidInput
 from openmaas.core.processing import Padding, Processing
 from openmaas.core.types import Signature
+
+NO_SAMPLE: Final = "No sample was given"
+"""Begins the note of a version whose sample was made up at push."""
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,6 +121,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parity: Parity | None = None
     options: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
+
+    @property
+    def sample_origin(self) -> Literal["given", "generated"]:
+        """Whether the pusher gave the sample, or it was made up at push. What is converted has its source's."""
+        made_up = self.sample is None or any(note.startswith(NO_SAMPLE) for note in self.notes)
+        return "generated" if made_up or (self.parity is not None and self.parity.sample == "generated") else "given"
 
     @property
     def choice(self) -> EngineChoice:

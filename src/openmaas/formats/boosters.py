@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from openmaas.core.errors import InvalidInput, Refused
-from openmaas.core.manifest import Artifact
+from openmaas.core.manifest import NO_SAMPLE, Artifact
 from openmaas.formats.base import Examined, Exported, Format, Task
 from openmaas.formats.description import FILE_NAME, refuse_unused
 from openmaas.formats.files import free_name
@@ -165,7 +165,7 @@ def _examined(task: Task, booster: Booster, converted: Converted, added: str, na
     )
     notes = [] if parity.passed else [f"{booster.checked.library} itself serves it: {parity.reason}"]
     if origin == "generated":
-        notes.append("No sample was given: it was compared on rows around the trees' thresholds, missing values among them.")
+        notes.append(f"{NO_SAMPLE}: it was compared on rows around the trees' thresholds, missing values among them.")
     return Examined(
         format="boosters",
         engine="onnxruntime" if parity.passed else native.kind,

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from openmaas.core.errors import InvalidInput, TooLarge
-from openmaas.core.processing import Processing
+from openmaas.core.processing import Padding, Processing
 from openmaas.core.types import Signature, TensorSpec
 
 FILE_NAME = "openmaas.yaml"
@@ -32,9 +32,9 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The fields of openmaas.yaml, all of them optional.
 
     format and entry: which format, and which of several files. signature: checked against the files. batchable: whether
-    requests may share a batch; checked too. converted: the ONNX file that the pusher made from `entry` and compared with it.
-    processing: before and after the engine, each in place of what was found out. labels: short for an output of that kind, the
-    classes' names in the order of the scores.
+    requests may share a batch; checked too. padding: rows of different lengths may, when they are padded; proved on the sample.
+    converted: the ONNX file that the pusher made from `entry` and compared with it. processing: before and after the engine,
+    each in place of what was found out. labels: short for an output of that kind, the classes' names in score order.
     """
 
     format: str | None = None
@@ -42,6 +42,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     converted: str | None = None
     signature: DeclaredSignature | None = None
     batchable: bool | None = None
+    padding: Padding | None = None
     processing: Processing | None = None
     labels: tuple[str | int, ...] = ()
     options: dict[str, Any] = {}

@@ -106,6 +106,7 @@ def examine_folder(request: Request) -> Examined:
     else:
         _require_no_claim(request.parity)
         examined = _examine(task, [file for file in files if file != request.sample])
+    _require_proved_padding(description, examined)
     examined = with_processing(task, examined, files)
     return msgspec.structs.replace(examined, card=description.card, metadata=description.metadata, licence=description.licence)
 
@@ -117,6 +118,16 @@ def _require_no_claim(parity: Parity | None) -> None:
             f"A comparison came with the push, and {FILE_NAME} names no 'converted' file that it belongs to.",
             code="invalid_description",
             next_step=f"Name the file in {FILE_NAME}, or push without 'parity'.",
+        )
+
+
+def _require_proved_padding(description: Description, examined: Examined) -> None:
+    """What a format did not prove is not declared for it either; a conversion's own declaration may be dropped."""
+    if description.padding is not None and examined.padding is None and description.converted is None:
+        raise InvalidInput(
+            f"{FILE_NAME} says padding, which nothing here proves for the format {examined.format}.",
+            code="padding_not_proved",
+            next_step=f"Remove 'padding' from {FILE_NAME}.",
         )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from openmaas.core.errors import TooLarge
+from openmaas.core.manifest import NO_SAMPLE
 from openmaas.formats import observed, trial
 from openmaas.formats.base import Examined, Task
 from openmaas.formats.batching import as_declared
 from openmaas.formats.kept import keep_sample
+from openmaas.formats.padding import prove_declared
 
 
 def prove_answers(task: Task, model: trial.Runner, found: Examined, *, unknown: frozenset[str], axes: trial.Axes) -> Examined:
@@ -26,13 +28,14 @@ def prove_answers(task: Task, model: trial.Runner, found: Examined, *, unknown: 
         except TooLarge as error:
             why = f"Not measured: {error.message} {trial.SAMPLE_STEP}"
             return msgspec.structs.replace(found, batching=why, notes=(*notes, why))
-        notes.append("No sample was given: it was tried on generated input.")
+        notes.append(f"{NO_SAMPLE}: it was tried on generated input.")
     signature = observed.correct_outputs(signature, first.outputs, unknown, notes)
     verdict = trial.prove_batching(model, signature, first, axes)
     trial.check_expected(model, signature, first, verdict.batchable)
     if names := observed.not_finite(first.outputs):
         notes.append(f"On the {first.origin} sample, output {names} holds NaN or Infinity.")
     batchable, batching = as_declared(task.description.batchable, verdict)
+    padding = prove_declared(task, model.run, signature, first, batchable, notes)
     inputs, answers = trial.answered(model, signature, first, verdict.batchable)
     sample, kept = keep_sample(task, signature, inputs, answers)
     return msgspec.structs.replace(
@@ -40,6 +43,7 @@ def prove_answers(task: Task, model: trial.Runner, found: Examined, *, unknown: 
         signature=signature,
         batchable=batchable,
         batching=batching,
+        padding=padding,
         sample=sample,
         notes=tuple(notes),
         added=(*found.added, *kept),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openmaas.core.errors import InvalidInput, Refused
-from openmaas.core.manifest import Artifact
+from openmaas.core.manifest import NO_SAMPLE, Artifact
 from openmaas.core.types import Signature
 from openmaas.formats.base import Examined, Exported, Format, Task
 from openmaas.formats.description import refuse_unused
@@ -115,7 +115,7 @@ def _notes(converted: Converted) -> list[str]:
     parity = converted.parity
     notes = []
     if parity.sample == "generated":
-        notes.append("No sample was given: it was compared on generated input. Push with a sample for a stronger comparison.")
+        notes.append(f"{NO_SAMPLE}: it was compared on generated input. Push with a sample for a stronger comparison.")
     if parity.passed and parity.reason:
         notes.append(f"It takes double precision inputs: {parity.reason}")
     if not parity.passed:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmaas.core.errors import EngineFailed
+from openmaas.core.lengths import real_lengths
 from openmaas.core.processing import Padding
 from openmaas.replica.waiting import Limits
 from openmaas.replica.work import Tensors, Work
@@ -40,7 +41,7 @@ def measure(work: Work, padding: Padding) -> None:
         *[(name, array.shape[2:] if name in padding.pad else array.shape[1:]) for name, array in sorted(work.inputs.items())],
     )
     if work.lengths is None and not padding.trim:
-        work.lengths = _real(work, padding, length)
+        work.lengths = _real(work, padding)
     if work.lengths is not None:
         work.lengths = np.clip(np.asarray(work.lengths, np.intp), 1, length)
         length = int(work.lengths.max())
@@ -51,16 +52,11 @@ def _padded(work: Work, padding: Padding) -> list[NDArray[np.generic]]:
     return [array for name, array in work.inputs.items() if name in padding.pad]
 
 
-def _real(work: Work, padding: Padding, length: int) -> Lengths | None:
+def _real(work: Work, padding: Padding) -> Lengths | None:
     """How long each row is without the padding at its end; None where no row has any."""
-    arrays = [(array, padding.pad[name]) for name, array in work.inputs.items() if name in padding.pad]
-    if any((array[:, -1] != pad).all() for array, pad in arrays):
+    if any((array[:, -1] != padding.pad[name]).all() for name, array in work.inputs.items() if name in padding.pad):
         return None
-    real = np.zeros((work.rows, length), bool)
-    for array, pad in arrays:
-        real |= (array != pad).reshape(work.rows, length, -1).any(axis=2)
-    ends: Lengths = length - np.argmax(real[:, ::-1], axis=1)
-    return ends  # where nothing is real the whole row stays
+    return real_lengths(work.inputs, padding.pad)
 
 
 def slices(lengths: Lengths, limits: Limits) -> list[Lengths]:

@@ -24,10 +24,10 @@ _ROWS = 32
 
 
 def sample_of(manifest: Manifest, folder: Path) -> tuple[Arrays, Arrays, str]:
-    """Engine inputs, the source's answers to them (may be empty), and whether they were "given" or "generated"."""
+    """Engine inputs, the source's answers to them (may be empty), and whether the pusher gave them: "given" or "generated"."""
     if manifest.sample is not None:
         arrays, expected = split_expected(read_sample(folder / manifest.sample))
-        return fit(arrays, manifest.signature.inputs), expected, "given"
+        return fit(arrays, manifest.signature.inputs), expected, manifest.sample_origin
     return make_up(manifest.signature.inputs, _ROWS), {}, "generated"
 
 

@@ -186,11 +186,12 @@ def _package(source: _Source, target: Manifest, output: Path, expected: Arrays) 
     arrays = source.inputs | {EXPECTED + name: array for name, array in expected.items()}
     plain = {name: array.astype(np.bytes_) if array.dtype.kind == "O" else array for name, array in arrays.items()}
     np.savez_compressed(output / _SAMPLE, allow_pickle=False, **plain)
-    processing = source.manifest.processing
+    processing, padding = source.manifest.processing, source.manifest.padding
     description: dict[str, Any] = {
         "converted": target.entry,
         "signature": msgspec.to_builtins(target.signature),
         "options": target.options,
+        "padding": msgspec.to_builtins(padding),
     }
     if processing is not None:
         description["processing"] = msgspec.to_builtins(processing)

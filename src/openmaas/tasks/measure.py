@@ -179,7 +179,7 @@ class _Field:
             raise Failed("not_compared", self._over)
         if not own and reference is None:
             raise Failed("not_compared", "The version's own engine gave no answers to compare with.")
-        if self._origin == "generated" and reference is None:
+        if self._manifest.sample is None and reference is None:
             self._find_length(one.candidate)
         given = {batch: self._answers(one.candidate, batch) for batch in self._batches}
         for batch in self._batches:

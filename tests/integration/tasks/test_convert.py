@@ -14,8 +14,11 @@ from openmaas.core.errors import Conflict, InvalidInput, Refused
 from openmaas.core.manifest import Artifact, Parity
 from openmaas.formats import converters
 from openmaas.formats.converters import Conversion, Converter
+from openmaas.processing import open_processing
 from openmaas.tasks import convert, parity
+from openmaas.tasks.comparing import opened
 from tests.integration.tasks.conftest import FakeJob, Registry
+from tests.unit.formats.encoders import encoder_folder
 
 Jobs = Callable[..., FakeJob]
 
@@ -61,6 +64,30 @@ def test_onnx_becomes_openvino_with_proof_and_lineage(registry: Registry, job: J
     assert on_given["rows"] == 2
     assert on_given["parity"][0]["source"].startswith("linear:1 (")
     assert on_given["parity"][0]["sample"] == "given"
+
+
+@pytest.mark.timeout(600)
+def test_a_converted_encoder_still_reads_texts_of_any_length(registry: Registry, job: Jobs, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("transformers")
+    source = registry.add("encoder", encoder_folder(tmp_path / "source", "bert", "SequenceClassification"))
+    theirs, files = registry.versions[source]
+    assert theirs.padding is not None
+    result = convert.run(job("convert", version=source, to="openvino"))
+    manifest, folder = registry.versions[result["version"]]
+    assert (manifest.engine, manifest.padding, manifest.processing) == ("openvino", theirs.padding, theirs.processing)
+    assert result["parity"]["sample"] == manifest.sample_origin == theirs.sample_origin == "generated"
+
+    texts = np.array(["Water boils.", "A cat sits on the mat and looks at the rain that falls on the roof."], dtype=object)
+    processor = open_processing(manifest, folder)
+    run = opened(manifest, folder, manifest.choice, threads=1)
+    together = processor.prepare(texts)
+    assert len(set(together.lengths)) == 2
+    scores = processor.finish(run({**together.inputs}), together.inputs, {})
+    alone = [processor.prepare(texts[row : row + 1]).inputs for row in range(2)]
+    first = opened(theirs, files, theirs.choice, threads=1)
+    expected = np.concatenate([processor.finish(first({**one}), one, {})["probabilities"] for one in alone])
+    np.testing.assert_allclose(scores["probabilities"], expected, atol=1e-4)
 
 
 def test_what_is_there_already_is_not_converted_again(registry: Registry, job: Jobs, tmp_path: Path) -> None:

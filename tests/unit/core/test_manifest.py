@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from openmaas.core.errors import InvalidInput
-from openmaas.core.manifest import Comparison, FileEntry, Manifest, Parity, check_path
+from openmaas.core.manifest import NO_SAMPLE, Comparison, FileEntry, Manifest, Parity, check_path
 from openmaas.core.types import Signature, TensorSpec
 
 _SIGNATURE = Signature(
@@ -51,6 +51,16 @@ def test_the_digest_of_a_known_manifest_never_changes() -> None:
     """A version is named by it, in databases and in folders."""
     known = Manifest(format="dummy", engine="dummy", entry="", signature=Signature(inputs=(), outputs=()), files=())
     assert known.digest == "b97575a11612127f4491ebbc8ead1c8bc3afe50edf850847423b564708c19456"
+
+
+def test_who_gave_the_sample() -> None:
+    compared = {"source": "s", "target": "t", "passed": True, "rtol": 0.0, "atol": 0.0}
+    given, generated = (Parity(**compared, sample=origin) for origin in ("given", "generated"))
+    assert manifest().sample_origin == "generated"
+    assert manifest(sample="sample.npz").sample_origin == "given"
+    assert manifest(sample="sample.npz", notes=(f"{NO_SAMPLE}: it was tried on generated input.",)).sample_origin == "generated"
+    assert manifest(sample="sample.npz", parity=given).sample_origin == "given"
+    assert manifest(sample="sample.npz", parity=generated).sample_origin == "generated"
 
 
 def test_size_and_largest_difference() -> None:

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from openmaas.core.errors import OpenMaaSError
 from openmaas.core.manifest import Comparison
 from openmaas.core.processing import Padding, TextInput
 from openmaas.core.types import TensorSpec
@@ -17,6 +16,7 @@ from openmaas.formats.base import Task
 from openmaas.formats.compare import compare
 from openmaas.formats.compare import rows as rows_of
 from openmaas.formats.huggingface.sentences import LONG, SENTENCES
+from openmaas.formats.padding import prove_rows
 from openmaas.formats.sample import fit, read_sample, split_expected, stretch
 from openmaas.processing.text import Texts
 
@@ -109,21 +109,7 @@ def prove_padding(run: Run, texts: Texts, declared: TextInput, pad: int, sequenc
     """
     filler = {name: pad if role == "ids" else 0 for name, role in declared.tensors.items()}
     rows = np.array([*SENTENCES[:5], SENTENCES[7], SENTENCES[26]], dtype=object)
-    together = texts.prepare(rows)
-    length = min(max(together.lengths) + _MORE, declared.max_length)
-    padded = {
-        name: np.pad(array, ((0, 0), (0, length - array.shape[1])), constant_values=filler[name])
-        for name, array in together.inputs.items()
-    }
-    try:
-        alone = [run({**texts.prepare(rows[row : row + 1]).inputs}) for row in range(len(rows))]
-        joint = run(padded)
-    except OpenMaaSError as error:
-        return error.message
-    expected = {name: np.concatenate([part[name].reshape(-1, part[name].shape[-1]) for part in alone]) for name in joint}
-    actual = {
-        name: np.concatenate([array[row, :kept] for row, kept in enumerate(together.lengths)]) if name in sequences else array
-        for name, array in joint.items()
-    }
-    _, wrong = compare(len(rows), actual, expected)
-    return wrong or Padding(pad=filler, trim=tuple(sequences))
+    alone = [texts.prepare(rows[row : row + 1]) for row in range(len(rows))]
+    length = min(max(one.lengths[0] for one in alone) + _MORE, declared.max_length)
+    padding = Padding(pad=filler, trim=tuple(sequences))
+    return prove_rows(run, [{**one.inputs} for one in alone], padding, length) or padding

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused
-from openmaas.core.manifest import Artifact, Comparison, Parity
+from openmaas.core.manifest import NO_SAMPLE, Artifact, Comparison, Parity
 from openmaas.core.processing import Embedding, Labels, Padding, Processing, Role, TextInput
 from openmaas.core.types import Signature, TensorSpec
 from openmaas.engines.encoder import Encoder, EncoderOptions, Loaded, load_model
@@ -64,7 +64,7 @@ class _Converted(NamedTuple):
 
 def examine(task: Task, entry: str) -> Examined:
     """Raises InvalidInput or Refused where the folder cannot or must not be served."""
-    refuse_unused(task.description, "huggingface", "signature", "options")
+    refuse_unused(task.description, "huggingface", "signature", "options", "padding")
     source = _open(task, entry)
     inputs = tuple(TensorSpec(name=name, datatype="INT64", shape=(-1, -1)) for name in source.declared.tensors)
     compared = rows_for(task, source.texts, inputs, source.even)
@@ -263,7 +263,7 @@ def _convert(task: Task, source: _Source, compared: Rows, signature: Signature) 
 def _notes(converted: _Converted, padding: Padding | str) -> list[str]:
     notes = []
     if converted.parity.sample == "generated":
-        notes.append("No sample was given: it was compared on sentences of several languages that are kept here.")
+        notes.append(f"{NO_SAMPLE}: it was compared on sentences of several languages that are kept here.")
     if not converted.parity.passed:
         notes.append(f"transformers itself serves it: {converted.parity.reason}")
     if isinstance(padding, str):

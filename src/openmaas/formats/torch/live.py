@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from openmaas.core.errors import InvalidInput, OpenMaaSError
 from openmaas.core.manifest import Parity
+from openmaas.core.processing import Padding
 from openmaas.core.types import Signature
 from openmaas.engines.torch.archive import Archive
 from openmaas.engines.torch.exported import write_clean
@@ -75,11 +76,23 @@ def _export(written: _Written, source: Any, inputs: Arrays, expected: Arrays, fo
     write_sample(folder / _SAMPLE, inputs, expected)
     files = [written.file, _SAMPLE]
     if session is not None:
-        (folder / FILE_NAME).write_text(f"format: torch\nconverted: {_ONNX}\nentry: {written.file}\n", "utf-8")
+        text = f"format: torch\nconverted: {_ONNX}\nentry: {written.file}\n{_padding(written.signature)}"
+        (folder / FILE_NAME).write_text(text, "utf-8")
         files += [_ONNX, FILE_NAME, *(file.name for file in folder.glob(f"{_ONNX}.data"))]
     else:
         parity = _told(parity, written.failures)
     return Exported(files=tuple(files), sample=_SAMPLE, parity=parity)
+
+
+def _padding(signature: Signature) -> str:
+    """What openmaas.yaml says, for the server to prove: where a mask is 0, other inputs may hold anything."""
+    import msgspec
+
+    sequences = {spec.name: 0 for spec in signature.inputs if len(spec.shape) > 1 and spec.shape[1] == -1}
+    if len(sequences) < 2 or not any("mask" in name for name in sequences):
+        return ""
+    trim = tuple(spec.name for spec in signature.outputs if len(spec.shape) > 1 and spec.shape[1] == -1)
+    return f"padding: {msgspec.json.encode(Padding(pad=sequences, trim=trim)).decode()}\n"
 
 
 def _told(parity: Parity, failures: tuple[str, ...]) -> Parity:
