@@ -126,6 +126,11 @@ def test_a_crash_is_a_failure_with_what_it_said_last(server: Server) -> None:
     with pytest.raises(JobFailed, match="SIGKILL") as failed:
         client.wait_job(killed.id, timeout=20)
     assert failed.value.code == "job_killed"
+    stopped = client.submit_job("dummy", {"seconds": 60, "note": "stopped by somebody else"})
+    os.kill(working(client, stopped).pid or 0, signal.SIGTERM)
+    with pytest.raises(JobFailed, match="asked to end before") as failed:
+        client.wait_job(stopped.id, timeout=20)
+    assert (failed.value.code, failed.value.next_step) == ("asked_to_end", f"openmaas jobs retry {stopped.id}")
     again = client.retry_job(killed.id)
     assert working(client, again).attempt == 2
     client.cancel_job(killed.id)

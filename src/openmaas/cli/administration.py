@@ -41,11 +41,14 @@ def gc(
 
 
 def approve(
-    what: Annotated[str | None, typer.Argument(metavar="FILE|SHA256", help=_("A file that you trust, or its digest."))] = None,
+    what: Annotated[str | None, typer.Argument(metavar="FILE|SHA256", help=_("A file that you trust, or a digest."))] = None,
     reason: Annotated[str, typer.Option("--reason", help=_("Why it may be loaded; kept with the approval."))] = "",
     as_json: Json = False,
 ) -> None:
-    """Allow a pickle or joblib file, by its digest, to be loaded: loading it runs code. Without a file, list approvals."""
+    """Allow what runs code to be loaded: a pickle or joblib file, or a Python function by the digest that its push names.
+
+    Without a file or digest, list what is approved.
+    """
     from openmaas.cli.console import done, print_json
 
     client = connect()

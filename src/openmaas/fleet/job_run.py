@@ -37,12 +37,16 @@ LaunchJob = Callable[[JobSpec, int], Launch]
 
 
 class JobRun:
-    """pid: None while it is not known. ended: whether the process is gone; cause: why it ended."""
+    """pid: None while it is not known. ended: whether the process is gone.
+
+    exit_status: None where it ended while nothing watched it. cause: why it ended, if it told no end itself.
+    """
 
     def __init__(self, name: str, settings: Settings, child: subprocess.Popen[bytes] | None = None) -> None:
         self.id, _, attempt = name.partition(".")
         self.attempt = int(attempt)
         self.ended = False
+        self.exit_status: int | None = None
         self.cause: Cause | None = None
         self._home = settings.home_path
         self._name = name
@@ -179,7 +183,7 @@ class JobRun:
         pid = self.pid
         if pid is not None and self._seen:  # else the id may be another's by now
             _signal_group(pid, signal.SIGKILL)  # what it has started must not go on without it
-        self.ended, self._memory = True, 0
+        self.ended, self.exit_status, self._memory = True, status, 0
         if self._stopped_path.exists():
             self.cause = Cause(code=SERVER_STOPPED, message="The server was stopped.")
             return

@@ -99,7 +99,9 @@ class Jobs:
     def _look(self) -> None:
         ended = [run for run in list(self._runs.values()) if run.look()]
         for run in ended:
-            _log.info("ended", job=run.id, start=run.attempt, cause=run.cause.message if run.cause else None)
+            _log.info(
+                "process ended", job=run.id, start=run.attempt, exit_status=run.exit_status
+            )  # control knows how the job did
         if ended:
             self._forget()
             self._on_change()

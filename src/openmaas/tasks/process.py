@@ -91,7 +91,11 @@ class JobProcess:
 
 
 def run(spec: JobSpec, settings: Settings) -> None:
-    """Do the job and tell its end. Raises OpenMaaSError when control could not be told in all the time there is."""
+    """Do the job and tell its end.
+
+    Raises Cancelled when it was asked to end before, and OpenMaaSError when control could not be told in all the time there is:
+    a process that has told no end never looks like one that did.
+    """
     if settings.job_memory:
         resource.setrlimit(resource.RLIMIT_DATA, (settings.job_memory, settings.job_memory))
     connection = Connection(spec, settings)
@@ -108,7 +112,11 @@ def run(spec: JobSpec, settings: Settings) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is left to do takes an instant, or control decides
     if last is None:
         job.log("ended before its end, as it was asked to")
-        return
+        raise Cancelled(
+            "Its process was asked to end before the job was done.",
+            code="asked_to_end",
+            next_step=f"openmaas jobs retry {spec.id}",
+        )
     if last.cause is not None:
         job.log(f"failed: {last.cause.message}")
     reporter.tell_end(last)

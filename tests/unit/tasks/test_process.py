@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from openmaas.core.contracts import JobSpec
-from openmaas.core.errors import NotFound, Refused
+from openmaas.core.errors import Cancelled, NotFound, Refused
 from openmaas.core.jobs import KINDS
 from openmaas.core.settings import Settings
 from openmaas.tasks import process
@@ -112,7 +112,8 @@ def test_one_that_is_asked_to_end_tells_nothing(scene: Scene) -> None:
         time.sleep(5)
         raise AssertionError("it went on")
 
-    scene.run(task)
+    with pytest.raises(Cancelled, match="asked to end before"):
+        scene.run(task)
     assert scene.control.told == []
 
 
@@ -128,7 +129,8 @@ def test_a_task_that_swallows_the_request_ends_at_its_next_progress(scene: Scene
         job.progress("on")
         raise AssertionError("it went on")
 
-    scene.run(task)
+    with pytest.raises(Cancelled, match="asked to end before"):
+        scene.run(task)
     assert reached == ["swallowed"] and scene.control.told == []
 
 
@@ -141,7 +143,8 @@ def test_one_that_control_has_cancelled_ends(scene: Scene) -> None:
             time.sleep(0.01)
         raise AssertionError("it went on")
 
-    scene.run(task)
+    with pytest.raises(Cancelled, match="asked to end before"):
+        scene.run(task)
     assert {report.stage for _, report in scene.control.told} == {"working"}
 
 
