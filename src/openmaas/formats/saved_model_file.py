@@ -68,7 +68,7 @@ def read_endpoint(path: Path) -> Endpoint:
     try:
         graph = _served_graph(Message(path.read_bytes()))
         main, functions = _nodes(graph)
-        endpoints = {_text(_one(entry, 1)): _one(entry, 2) for entry in _all(graph, 5)}
+        endpoints = {_text(_one(entry, 1)): _merged(entry, 2) for entry in _all(graph, 5)}
         _check_assets(graph)
         _check_operators(main, functions, endpoints)
         name = _chosen(endpoints)
@@ -78,10 +78,19 @@ def read_endpoint(path: Path) -> Endpoint:
 
 
 def _served_graph(content: Message) -> Message:
-    graphs = list(_all(content, 2))
-    for graph in graphs:
-        if any(_text(tag) == _SERVE for information in _all(graph, 1) for tag in _all(information, 4)):
-            return graph
+    graphs = [
+        graph
+        for graph in _all(content, 2)
+        if any(_text(tag) == _SERVE for information in _all(graph, 1) for tag in _all(information, 4))
+    ]
+    if len(graphs) > 1:  # TensorFlow might load another than the one that is checked here
+        raise Refused(
+            "The SavedModel holds several graphs with the tag 'serve'.",
+            code="several_models",
+            next_step="Save it again with one.",
+        )
+    if graphs:
+        return graphs[0]
     raise InvalidInput(
         "The SavedModel holds no graph with the tag 'serve'.",
         code="no_model",
@@ -107,7 +116,7 @@ def _chosen(endpoints: Mapping[str, Message]) -> str:
 
 
 def _specs(endpoint: Message, side: int) -> tuple[TensorSpec, ...]:
-    return tuple(sorted((_spec(_text(_one(e, 1)), _one(e, 2)) for e in _all(endpoint, side)), key=lambda spec: spec.name))
+    return tuple(sorted((_spec(_text(_one(e, 1)), _merged(e, 2)) for e in _all(endpoint, side)), key=lambda spec: spec.name))
 
 
 def _spec(name: str, information: Message) -> TensorSpec:
@@ -184,7 +193,7 @@ def _reached(main: Mapping[str, _Node], functions: Mapping[str, list[_Node]], en
 def _tensor_names(endpoint: Message) -> Iterator[str]:
     for side in (1, 2):
         for entry in _all(endpoint, side):
-            yield from (_text(name) for name in _all(_one(entry, 2), 1))
+            yield from (_text(name) for name in _all(_merged(entry, 2), 1))
 
 
 def _node_of(name: str) -> str:
@@ -201,7 +210,7 @@ def _nodes(graph: Message) -> tuple[dict[str, _Node], dict[str, list[_Node]]]:
         bodies = [function for library in _all(definition, 2) for function in _all(library, 1)]
         main |= {_text(_one(node, 1)): _node(node) for node in _all(definition, 1)}
         for body in bodies:
-            functions.setdefault(_text(_one(_one(body, 1), 1)), []).extend(_node(node) for node in _all(body, 3))
+            functions.setdefault(_text(_one(_merged(body, 1), 1)), []).extend(_node(node) for node in _all(body, 3))
         count = len(main) + sum(map(len, functions.values()))
     if count > _MAX_NODES:
         raise Refused(f"The SavedModel has more than {_MAX_NODES} operators.", code="damaged")
@@ -209,13 +218,19 @@ def _nodes(graph: Message) -> tuple[dict[str, _Node], dict[str, list[_Node]]]:
 
 
 def _node(node: Message) -> _Node:
-    attributes = [_one(entry, 2) for entry in _all(node, 5) if any(number == 2 for number, _ in _fields(entry))]
-    called = [function for value in attributes for function in _all(value, 10)]
-    called += [function for value in attributes for several in _all(value, 1) for function in _all(several, 9)]
-    functions = tuple(_text(_one(function, 1)) for function in called)
+    functions = tuple(name for entry in _all(node, 5) for name in _called(_merged(entry, 2)))
     operator = _text(_one(node, 2))
     # A function may be called by its own name, as if it were an operator.
     return _Node(operator, tuple(_text(name) for name in _all(node, 3)), (*functions, operator))
+
+
+def _called(attribute: Message) -> Iterator[str]:
+    """The functions that an attribute names, also those that it hands to them."""
+    several = (function for functions in _all(attribute, 1) for function in _all(functions, 9))
+    for function in (*_all(attribute, 10), *several):
+        yield _text(_one(function, 1))
+        for entry in _all(function, 2):
+            yield from _called(_merged(entry, 2))
 
 
 # ── protobuf ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -261,11 +276,17 @@ def _all(message: Message, number: int) -> Iterator[Message]:
 
 
 def _one(message: Message, number: int) -> Message:
-    """The last of them, as protobuf reads it; empty where there is none."""
+    """The last of them, as protobuf reads text; empty where there is none."""
     found = Message(b"")
     for value in _all(message, number):
         found = value
     return found
+
+
+def _merged(message: Message, number: int) -> Message:
+    """All of them as one nested message, as protobuf reads it when it comes in parts; empty where there is none."""
+    parts = list(_all(message, number))
+    return parts[0] if len(parts) == 1 else Message(b"".join(parts))
 
 
 def _text(value: Message) -> str:

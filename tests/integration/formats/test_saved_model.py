@@ -116,6 +116,41 @@ def test_weights_may_be_saved_and_restored_but_not_by_an_answer_or_at_the_start(
             read_endpoint(_saved(tmp_path, graph))
 
 
+def _call(value: bytes) -> bytes:
+    """A graph whose answer calls a function by this attribute, as its message's own bytes."""
+    called = _field(5, _field(1, "f") + value)
+    node = _field(1, _field(1, "y") + _field(2, "PartitionedCall") + _field(3, "x") + called)
+    return _node("x", "Placeholder") + node
+
+
+_SAVES = _field(2, _field(10, _field(1, "save_it")))
+_INNER = _field(2, _field(1, "g") + _SAVES)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        _call(_SAVES + _field(2, b"")) + _function("save_it", "SaveV2"),
+        _call(_SAVES + _field(2, _field(10, b""))) + _function("save_it", "SaveV2"),
+        _call(_field(2, _field(10, _field(1, "outer") + _INNER))) + _function("outer", "Add") + _function("save_it", "SaveV2"),
+        _call(_SAVES) + _field(2, _field(1, _field(1, _field(1, "save_it")) + _field(1, b"") + _field(3, _field(2, "SaveV2")))),
+    ],
+    ids=["attribute in two parts", "call in two parts", "passed on", "signature in two parts"],
+)
+def test_a_call_is_found_however_it_is_written(graph: bytes, tmp_path: Path) -> None:
+    """Protobuf joins the parts of a message that comes twice; a function may hand another on."""
+    with pytest.raises(Refused, match="SaveV2"):
+        read_endpoint(_saved(tmp_path, graph))
+
+
+def test_a_second_graph_to_serve_is_refused(tmp_path: Path) -> None:
+    path = _saved(tmp_path, PLAIN)
+    harmful = _field(2, _field(1, _field(4, "serve")) + _field(2, PLAIN + _node("z", "WriteFile")))
+    path.write_bytes(path.read_bytes() + harmful)
+    with pytest.raises(Refused, match="several graphs"):
+        read_endpoint(path)
+
+
 @pytest.mark.parametrize(
     "more", [_field(6, b"\x0a\x00"), _field(7, _field(1, _field(10, b""))), _field(7, _field(1, _field(5, b"")))]
 )
