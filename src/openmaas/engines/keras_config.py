@@ -41,8 +41,17 @@ class _Place(NamedTuple):
     layer: str
 
 
+def check_names(config: Any) -> None:
+    """What `check_configuration` refuses by the names alone, without importing Keras, which takes seconds. Raises the same."""
+    _check(config, thoroughly=False)
+
+
 def check_configuration(config: Any) -> None:
     """Raises Refused that names the layer (code unsafe_layer, reads_files, custom_class), InvalidInput where it is none."""
+    _check(config, thoroughly=True)
+
+
+def _check(config: Any, *, thoroughly: bool) -> None:
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
         raise InvalidInput("The Keras configuration names no model class.", code="damaged")
     # How it was compiled is never used here, and often names a loss of the author's own.
@@ -50,7 +59,7 @@ def check_configuration(config: Any) -> None:
     while waiting:
         place = waiting.pop()
         if isinstance(place.value, dict):
-            place = _check_object(place) if "class_name" in place.value else place
+            place = _check_object(place, thoroughly) if "class_name" in place.value else place
             _check_fields(place)
         elif isinstance(place.value, str) and place.value.lower().startswith(_REMOTE):
             _refuse(place.layer, f"names a file elsewhere ({place.value[:60]!r})", "reads_files")
@@ -64,7 +73,7 @@ def _children(value: Any) -> Iterator[Any]:
         yield from value
 
 
-def _check_object(place: _Place) -> _Place:
+def _check_object(place: _Place, thoroughly: bool) -> _Place:
     """Whether the class or function that is named may be built; the same place under its own layer's name."""
     name, config = place.value["class_name"], place.value.get("config")
     layer = _layer_name(place, name, config)
@@ -72,10 +81,9 @@ def _check_object(place: _Place) -> _Place:
         _refuse(layer, "holds a Python function as code", "unsafe_layer")
     if name in _DATA:
         return place
-    if name == "function":
-        _check_function(layer, place.value)
-    else:
-        _check_class(layer, name, place.value)
+    _check_name(layer, name, place.value)
+    if thoroughly:
+        _check_function(layer, place.value) if name == "function" else _check_class(layer, name, place.value)
     return _Place(place.value, layer)
 
 
@@ -84,15 +92,29 @@ def _layer_name(place: _Place, name: Any, config: Any) -> str:
     return f"{str(name)[:60]} {own[:60]!r}" if isinstance(own, str) else place.layer
 
 
+def _check_name(layer: str, name: str, value: dict[str, Any]) -> None:
+    """By the text alone: registered by somebody else, a layer with code, or of a module that is not Keras'."""
+    module, function = value.get("module"), name == "function"
+    own = (value.get("config"), "function") if function else (name,)
+    if value.get("registered_name") not in (None, *own):
+        _refuse_custom(layer, f"{value['registered_name']}"[:80])
+    if name in _RUNS_CODE:
+        _refuse_code(layer)
+    if module is not None and not _is_of_keras(module) and not (function and module == "builtins"):
+        _refuse_custom(layer, _function(value) if function else _class(name, module))
+
+
 def _check_class(layer: str, name: str, value: dict[str, Any]) -> None:
     module = value.get("module")
-    if value.get("registered_name") not in (None, name):
-        _refuse_custom(layer, f"{value['registered_name']}"[:80])
-    found = [kind for kind in _classes(name, module) if kind is not None]
-    if name in _RUNS_CODE or any(issubclass(kind, _unsafe()) for kind in found):
-        _refuse(layer, "runs code that the file holds or names", "unsafe_layer")
+    found = list(_classes(name, module))
+    if any(issubclass(kind, _unsafe()) for kind in found):
+        _refuse_code(layer)
     if not found or not all(issubclass(kind, _safe()) and kind.__module__.startswith("keras.") for kind in found):
-        _refuse_custom(layer, f"{module or 'keras.layers'}.{name}"[:120])
+        _refuse_custom(layer, _class(name, module))
+
+
+def _class(name: str, module: Any) -> str:
+    return f"{module or 'keras.layers'}.{name}"[:120]
 
 
 def _classes(name: str, module: Any) -> Iterator[type]:
@@ -105,19 +127,23 @@ def _classes(name: str, module: Any) -> Iterator[type]:
 
 def _attribute(module: Any, name: Any) -> Any:
     """A name in a module of Keras that `import keras` has loaded already; nothing is imported for a file's sake."""
-    if not isinstance(module, str) or not (module == "keras" or module.startswith("keras.")):
-        return None
-    loaded = sys.modules.get(module)
+    loaded = sys.modules.get(module) if _is_of_keras(module) else None
     return vars(loaded).get(name) if loaded is not None else None
+
+
+def _is_of_keras(module: Any) -> bool:
+    return isinstance(module, str) and (module == "keras" or module.startswith("keras."))
 
 
 def _check_function(layer: str, value: dict[str, Any]) -> None:
     name, module = value.get("config"), value.get("module")
-    if value.get("registered_name") not in (None, name, "function"):
-        _refuse_custom(layer, f"{value['registered_name']}"[:80])
     modules = [f"keras.{namespace}" for namespace in _FUNCTIONS] if module in (None, "builtins") else [module]
     if not any(_is_numeric(_attribute(each, name)) for each in modules):
-        _refuse_custom(layer, f"the function {str(module)[:60]}.{str(name)[:60]}")
+        _refuse_custom(layer, _function(value))
+
+
+def _function(value: dict[str, Any]) -> str:
+    return f"the function {str(value.get('module'))[:60]}.{str(value.get('config'))[:60]}"
 
 
 def _is_numeric(function: Any) -> bool:
@@ -150,6 +176,10 @@ def _safe() -> tuple[type, ...]:
 
 def _refuse(layer: str, what: str, code: str) -> NoReturn:
     raise Refused(f"{layer[0].upper()}{layer[1:]} {what}.", code=code, next_step=_STEP)
+
+
+def _refuse_code(layer: str) -> NoReturn:
+    _refuse(layer, "runs code that the file holds or names", "unsafe_layer")
 
 
 def _refuse_custom(layer: str, what: str) -> NoReturn:

@@ -6,6 +6,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from openmaas.core.errors import EngineFailed, InvalidInput, OpenMaaSError, Refused, without_paths
 from openmaas.core.types import DataType, Signature, TensorSpec
-from openmaas.engines.keras_config import check_configuration
+from openmaas.engines.keras_config import check_configuration, check_names
 from openmaas.engines.keras_file import kind_of, read_configuration
 
 Arrays = dict[str, NDArray[Any]]
@@ -31,12 +32,16 @@ def import_keras() -> Any:
     try:
         import keras
     except ImportError:
-        raise InvalidInput(
-            "This is a Keras model, and Keras or PyTorch is not installed here.",
-            code="library_missing",
-            next_step="pip install 'openmaas[keras]' where the server runs.",
-        ) from None
+        raise _missing() from None
     return keras
+
+
+def _missing() -> InvalidInput:
+    return InvalidInput(
+        "This is a Keras model, and Keras or PyTorch is not installed here.",
+        code="library_missing",
+        next_step="pip install 'openmaas[keras]' where the server runs.",
+    )
 
 
 class KerasModel:
@@ -88,8 +93,12 @@ def load_keras(path: Path) -> KerasModel:
 
     Raises Refused for layers that would run code or read files and for weights elsewhere, InvalidInput for a damaged file.
     """
+    if find_spec("keras") is None:
+        raise _missing()
+    configuration = read_configuration(path)
+    check_names(configuration)
     keras = import_keras()
-    check_configuration(read_configuration(path))
+    check_configuration(configuration)
     with tempfile.TemporaryDirectory(prefix="openmaas-keras-") as scratch:
         place = Path(scratch) / f"model.{kind_of(path)}"  # Keras goes by the name
         place.symlink_to(path.absolute())

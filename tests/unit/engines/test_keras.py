@@ -17,7 +17,7 @@ import pytest
 from openmaas.core.errors import EngineFailed, InvalidInput, OpenMaaSError, Refused
 from openmaas.core.made_up import make_up
 from openmaas.core.manifest import Artifact, Manifest
-from openmaas.engines import EngineSpec, create_engine, engine_choices
+from openmaas.engines import EngineSpec, create_engine, engine_choices, keras_config, keras_model
 from openmaas.engines.keras_file import kind_of, read_configuration
 from openmaas.engines.keras_model import KerasModel, load_keras
 from tests.unit.formats import keras_models as models
@@ -224,6 +224,28 @@ def test_a_hostile_configuration_is_refused_and_nothing_runs(what: str, path: Pa
     assert refused.value.code == code
     assert refused.value.next_step is not None
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["a Lambda layer", "a function as code", "os.system as an activation", "a class of another package",
+     "a registered name of another package", "a pickled PyTorch module", "a SavedModel somewhere on the disk",
+     "a file:// address"],
+)  # fmt: skip
+def test_what_its_names_betray_is_refused_before_keras_is_imported(
+    what: str, path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Any:
+        raise AssertionError("Keras was imported")
+
+    monkeypatch.setattr(keras_model, "import_keras", fail)
+    monkeypatch.setattr(keras_config, "_safe", fail)
+    monkeypatch.setattr(keras_config, "_unsafe", fail)
+    code, attack = ATTACKS[what]
+    rewrite(path, lambda configuration: attack(configuration, marker))
+    with pytest.raises(Refused) as refused:
+        load_keras(path)
+    assert refused.value.code == code
 
 
 @pytest.mark.parametrize("what", ["a Lambda layer", "a function as code", "os.system as an activation", "keras.utils.get_file"])
