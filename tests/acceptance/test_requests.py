@@ -61,17 +61,26 @@ def test_a_segfaulting_request_harms_only_itself(server: Server, dummy: Callable
 
 def test_a_caller_that_leaves_is_not_worked_for_and_harms_no_batch_mate(server: Server, dummy: Callable[..., Path]) -> None:
     client = server.client()
-    client.push(dummy(delay=0.4), name="left")
+    client.push(dummy(delay=1.0), name="left")
     client.deploy("left", max_batch=1)
 
+    body = b'{"inputs": [{"name": "X", "shape": [1, 2], "datatype": "FP32", "data": [2.0, 2.0]}]}'
+    head = f"POST /v2/models/left/infer HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.key}\r\n"
+    request = f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
     async def scene() -> list[Outcome]:
-        first = asyncio.create_task(_together(server, "left", [1.0]))
-        await asyncio.sleep(0.15)  # the engine is busy now; what comes waits
-        leaver = asyncio.create_task(_together(server, "left", [2.0]))
-        await asyncio.sleep(0.1)
-        stayer = asyncio.create_task(_together(server, "left", [3.0]))
-        leaver.cancel()
-        return [*(await first), *(await stayer)]
+        headers = {"authorization": f"Bearer {server.key}"}
+        url = f"{server.gateway}/v2/models/left/infer"
+        async with httpx.AsyncClient(headers=headers, timeout=30, trust_env=False) as http:
+            first = asyncio.create_task(one(http, url, 1.0, 1.0))
+            await asyncio.sleep(0.15)  # the engine is busy now; what comes waits
+            _, leaver = await asyncio.open_connection("127.0.0.1", server.http_port)
+            leaver.write(request)
+            await leaver.drain()
+            await asyncio.sleep(0.1)  # it waits in the replica's queue
+            stayer = asyncio.create_task(one(http, url, 3.0, 1.0))
+            leaver.close()
+            return [await first, await stayer]
 
     outcomes = asyncio.run(scene())
     assert [outcome.status for outcome in outcomes] == [200, 200]
