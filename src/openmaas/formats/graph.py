@@ -177,7 +177,8 @@ def _tensors(model: Any) -> Iterator[Any]:
 def _attribute_tensors(attribute: Any) -> Iterator[Any]:
     yield from [attribute.t] if attribute.HasField("t") else []
     yield from attribute.tensors
-    for sparse in [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else attribute.sparse_tensors:
+    alone = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+    for sparse in (*alone, *attribute.sparse_tensors):
         yield from (sparse.values, sparse.indices)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ MAX_PARTS: Final = 1024
 MAX_COLUMNS: Final = 10_000
 _MAX_HEADERS: Final = 8  # of one part
 _MAX_HEADER: Final = 4096  # bytes
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a caller's broken form is told to the caller alone
 _CSV_NEXT: Final = "Send a line of column names, then a line a row, with commas between."
 
 
