@@ -82,8 +82,6 @@ def test_a_key_is_good_for_its_own_project() -> None:
     one.authorize(Key(id="a", digest="", role="caller", project="y"), route, "y")
     with pytest.raises(Forbidden):
         one.authorize(Key(id="a", digest="", role="caller", project="x"), route, "y")
-    with pytest.raises(Forbidden, match="key of a job"):
-        one.authorize(Key(id="a", digest="", role="job", project="y"), route, "y")
 
 
 def test_places_are_counted_and_given_back() -> None:
