@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from openmaas.core.errors import OpenMaaSError
 from openmaas.core.processing import Column, Labels, Processing, TableInput
 from openmaas.core.types import Signature
-from openmaas.engines.estimator import Layout, parts
+from openmaas.engines.sklearn.estimator import Layout, parts
 from openmaas.formats.compare import compare, rows
 
 Arrays = dict[str, NDArray[Any]]

@@ -17,13 +17,13 @@ class TfliteFormat(Format):
     name = "tflite"
 
     def find(self, folder: Path, files: Sequence[str]) -> list[str]:
-        from openmaas.engines.litert_file import is_tflite
+        from openmaas.engines.litert.file import is_tflite
 
         return [file for file in files if is_tflite(folder / file)]
 
     def examine(self, task: Task, entry: str) -> Examined:
         from openmaas.core.errors import OpenMaaSError
-        from openmaas.engines.litert_model import LiteRtModel
+        from openmaas.engines.litert.model import LiteRtModel
         from openmaas.formats.proof import prove_answers
 
         refuse_unused(task.description, self.name, "signature", "options")

@@ -236,7 +236,7 @@ def test_hostile_types_in_a_skops_file_are_named_and_not_built(folder: Path, loo
 
 def test_no_form_of_skops_builds_them(tmp_path: Path, canary: Path) -> None:
     pytest.importorskip("skops")
-    from openmaas.engines.estimator import load_skops
+    from openmaas.engines.sklearn.estimator import load_skops
 
     for protocol in (-1, 0, 1, 2, 99):
         for hostile in nodes(canary).values():
@@ -266,7 +266,7 @@ def test_a_skops_file_does_not_choose_what_is_trusted(folder: Path, look: Examin
 
 def test_a_skops_file_with_a_broken_schema(tmp_path: Path) -> None:
     pytest.importorskip("skops")
-    from openmaas.engines.estimator import load_skops
+    from openmaas.engines.sklearn.estimator import load_skops
 
     for schema in (b"", b"{}", b"[]", b"null", b"{" * 10_000, b'{"__loader__": "NoSuch"}', b'{"a": ' * 50_000):
         with zipfile.ZipFile(tmp_path / "model.skops", "w") as archive:

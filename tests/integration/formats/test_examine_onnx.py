@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from openmaas.core.errors import InvalidInput, Refused
 from openmaas.core.manifest import Parity
-from openmaas.engines.onnx_session import OnnxSession
+from openmaas.engines.onnxruntime.session import OnnxSession
 from tests.integration.formats.conftest import Examine
 from tests.unit.formats import models
 from tests.unit.formats.models import model, save, save_external, value

@@ -15,7 +15,7 @@ from openmaas.core.errors import EngineFailed, InvalidInput, OpenMaaSError, Refu
 from openmaas.core.manifest import Artifact, EngineChoice, Manifest
 from openmaas.core.processing import Embedding, Labels, TextInput
 from openmaas.engines import Engine, EngineSpec, create_engine, engine_choices
-from openmaas.engines.encoder import quietly
+from openmaas.engines.huggingface.encoder import quietly
 from openmaas.formats import Examined, Task
 from openmaas.formats.converters import Conversion, find_route
 from openmaas.formats.examiner import Request, examine_folder

@@ -11,8 +11,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from openmaas.core.errors import InvalidInput, Refused
-from openmaas.engines.keras_model import load_keras
-from openmaas.engines.onnx_session import OnnxSession
+from openmaas.engines.keras.model import load_keras
+from openmaas.engines.onnxruntime.session import OnnxSession
 from openmaas.formats import export
 from openmaas.formats.sample import read_sample, split_expected
 from tests.integration.formats.conftest import Examine

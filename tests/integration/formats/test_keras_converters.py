@@ -11,7 +11,7 @@ import pytest
 
 from openmaas.core.errors import InvalidInput, Refused
 from openmaas.core.manifest import Artifact
-from openmaas.engines.keras_model import load_keras
+from openmaas.engines.keras.model import load_keras
 from openmaas.formats.converters import Converter, converters
 from tests.integration.formats.conversions import require_equal
 from tests.unit.formats import keras_models as models

@@ -11,8 +11,8 @@ import pytest
 from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused
 from openmaas.core.manifest import Artifact
 from openmaas.core.types import TensorSpec
-from openmaas.engines.openvino_model import write_ir
-from openmaas.formats.openvino_xml import is_graph
+from openmaas.engines.openvino.model import write_ir
+from openmaas.formats.openvino.xml import is_graph
 from tests.integration.formats.conftest import Examine
 from tests.unit.formats import models
 

@@ -10,7 +10,7 @@ import pytest
 
 from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused
 from openmaas.formats.converters import find_route
-from openmaas.formats.saved_model_file import is_saved_model, read_endpoint
+from openmaas.formats.saved_model.file import is_saved_model, read_endpoint
 from tests.integration.formats.conftest import Examine
 
 MADE = Path(__file__).with_name("saved_models")

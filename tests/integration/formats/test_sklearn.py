@@ -13,7 +13,7 @@ import pytest
 from openmaas.core.errors import InvalidInput, Refused
 from openmaas.core.manifest import Manifest
 from openmaas.engines import EngineSpec, create_engine
-from openmaas.engines.estimator import Estimator
+from openmaas.engines.sklearn.estimator import Estimator
 from openmaas.formats import Examined, Exported, export
 from openmaas.formats.files import sha256_of
 from tests.integration.formats.conftest import Examine
@@ -151,7 +151,7 @@ def test_the_reason_and_the_figures_of_a_conversion_beyond_tolerance_are_kept(fo
 
 def test_a_wrong_conversion_is_caught(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A converter that gives slightly wrong numbers: each is held against the source, so scikit-learn serves."""
-    from openmaas.formats import conversion
+    from openmaas.formats.sklearn import conversion
 
     right = conversion._to_onnx
 
@@ -233,7 +233,7 @@ def test_a_column_called_like_an_output(folder: Path, look: Examine) -> None:
 
 
 def test_a_conversion_that_takes_for_ever_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from openmaas.formats import conversion
+    from openmaas.formats.sklearn import conversion
 
     def endless(*_: Any) -> Any:
         while True:
@@ -399,7 +399,7 @@ def test_pushing_the_same_estimator_again_gives_the_same_bytes(tmp_path: Path) -
 
 
 def test_an_exported_skops_file_is_still_the_estimator(tmp_path: Path) -> None:
-    from openmaas.engines.estimator import load_skops
+    from openmaas.engines.sklearn.estimator import load_skops
 
     model, sample = LIVE["digits"]
     export(model, sample, tmp_path)
@@ -417,7 +417,7 @@ def test_a_server_without_scikit_learn_serves_what_the_client_converted(folder: 
 def test_without_the_library_the_next_step_is_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from openmaas.engines.estimator import load_skops
+    from openmaas.engines.sklearn.estimator import load_skops
 
     skops_io.dump(LIVE["iris"][0], tmp_path / "m.skops")
     monkeypatch.setitem(sys.modules, "skops.io", None)

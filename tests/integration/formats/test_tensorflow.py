@@ -11,9 +11,9 @@ import pytest
 
 from openmaas.core.errors import InvalidInput
 from openmaas.core.manifest import Artifact
-from openmaas.engines.keras_model import load_keras
+from openmaas.engines.keras.model import load_keras
 from openmaas.formats.converters import converters
-from openmaas.formats.saved_model_file import read_endpoint
+from openmaas.formats.saved_model.file import read_endpoint
 from openmaas.tasks.interpreters import Interpreters
 from openmaas.tasks.process import ENVIRONMENTS
 from tests.integration.formats.conversions import require_equal

@@ -20,7 +20,7 @@ onnx.save(model, path)
 """
 
 _ONNXRUNTIME = """
-from openmaas.engines.onnx_session import OnnxSession
+from openmaas.engines.onnxruntime.session import OnnxSession
 OnnxSession(path)
 path.unlink()
 """
@@ -30,7 +30,7 @@ import socket, sys
 def refuse(*_, **__):
     raise SystemExit("it reaches for the network")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-from openmaas.engines.openvino_model import OpenVinoModel
+from openmaas.engines.openvino.model import OpenVinoModel
 OpenVinoModel(path, "onnx")
 assert "openvino.tools.ovc" in sys.modules, "what sends the data at import is loaded, and has nothing to send them with"
 path.unlink()

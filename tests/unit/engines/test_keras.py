@@ -17,9 +17,11 @@ import pytest
 from openmaas.core.errors import EngineFailed, InvalidInput, OpenMaaSError, Refused
 from openmaas.core.made_up import make_up
 from openmaas.core.manifest import Artifact, Manifest
-from openmaas.engines import EngineSpec, create_engine, engine_choices, keras_config, keras_model
-from openmaas.engines.keras_file import kind_of, read_configuration
-from openmaas.engines.keras_model import KerasModel, load_keras
+from openmaas.engines import EngineSpec, create_engine, engine_choices
+from openmaas.engines.keras import config as keras_config
+from openmaas.engines.keras import model as keras_model
+from openmaas.engines.keras.file import kind_of, read_configuration
+from openmaas.engines.keras.model import KerasModel, load_keras
 from tests.unit.formats import keras_models as models
 from tests.unit.formats.keras_models import Json, first_dense, keras, layers, rewrite, rewrite_hdf5, save, save_as_it_is
 

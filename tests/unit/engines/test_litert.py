@@ -12,8 +12,8 @@ from openmaas.core.errors import EngineFailed, InvalidInput, OpenMaaSError, Refu
 from openmaas.core.manifest import Artifact, Manifest
 from openmaas.core.types import Signature
 from openmaas.engines import EngineSpec, create_engine, engine_choices
-from openmaas.engines.litert_file import is_tflite, read_contents
-from openmaas.engines.litert_model import LiteRtModel
+from openmaas.engines.litert.file import is_tflite, read_contents
+from openmaas.engines.litert.model import LiteRtModel
 from tests.unit.formats import tflite_models as models
 
 

@@ -10,7 +10,7 @@ from openmaas.core.errors import EngineFailed, InvalidInput
 from openmaas.core.manifest import Manifest
 from openmaas.core.types import Signature, TensorSpec
 from openmaas.engines import Engine, EngineSpec, create_engine
-from openmaas.formats.graph import read_signature
+from openmaas.formats.onnx.graph import read_signature
 from tests.unit.formats import models
 
 

@@ -13,8 +13,8 @@ from openmaas.core.manifest import Artifact, EngineChoice, Manifest
 from openmaas.core.types import Signature, TensorSpec
 from openmaas.engines import Engine, EngineSpec, create_engine
 from openmaas.engines.openvino import OpenVinoEngine
-from openmaas.engines.openvino_model import OpenVinoModel, write_ir
-from openmaas.formats.graph import read_signature
+from openmaas.engines.openvino.model import OpenVinoModel, write_ir
+from openmaas.formats.onnx.graph import read_signature
 from tests.unit.formats import models
 
 ONNX = Artifact(kind="onnx", entry="model.onnx")

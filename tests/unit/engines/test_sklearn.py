@@ -13,7 +13,7 @@ from openmaas.core.errors import EngineFailed, InvalidInput, Refused
 from openmaas.core.manifest import Manifest
 from openmaas.core.types import Signature
 from openmaas.engines import Engine, EngineSpec, create_engine
-from openmaas.engines.estimator import Estimator, check_trees
+from openmaas.engines.sklearn.estimator import Estimator, check_trees
 from openmaas.formats.observed import specs_of
 
 datasets = pytest.importorskip("sklearn.datasets")

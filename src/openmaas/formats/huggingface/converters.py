@@ -7,7 +7,7 @@ from collections.abc import Callable
 from openmaas.core.errors import InvalidInput, OpenMaaSError
 from openmaas.core.manifest import Artifact
 from openmaas.core.processing import TextInput
-from openmaas.engines.encoder import Encoder, EncoderOptions
+from openmaas.engines.huggingface.encoder import Encoder, EncoderOptions
 from openmaas.formats.converters import Conversion, Converter
 from openmaas.formats.huggingface.exporting import write_onnx, write_program
 from openmaas.formats.sample import stretch

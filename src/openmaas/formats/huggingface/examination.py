@@ -13,8 +13,8 @@ from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused
 from openmaas.core.manifest import NO_SAMPLE, Artifact, Comparison, Parity
 from openmaas.core.processing import Embedding, Labels, Padding, Processing, Role, TextInput
 from openmaas.core.types import Signature, TensorSpec
-from openmaas.engines.encoder import Encoder, EncoderOptions, Loaded, load_model
-from openmaas.engines.onnx_session import OnnxSession
+from openmaas.engines.huggingface.encoder import Encoder, EncoderOptions, Loaded, load_model
+from openmaas.engines.onnxruntime.session import OnnxSession
 from openmaas.formats import batching
 from openmaas.formats.base import Examined, Task
 from openmaas.formats.compare import ATOL, RTOL, rows, stack

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from openmaas.core.errors import OpenMaaSError
-from openmaas.engines.encoder import Encoder, quietly, reason
+from openmaas.engines.huggingface.encoder import Encoder, quietly, reason
 from openmaas.formats.time_limit import time_limit
 
 OPSET = 20

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from openmaas.core.errors import InvalidInput, Refused
-from openmaas.engines.encoder import Kind, Pooling
+from openmaas.engines.huggingface.encoder import Kind, Pooling
 from openmaas.formats.huggingface.weights import INDEX, SINGLE, check_weights, is_safetensors, read_json, weight_files
 
 CONFIG = "config.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused
-from openmaas.engines.encoder import library, quietly, reason
+from openmaas.engines.huggingface.encoder import library, quietly, reason
 from openmaas.formats.base import Task
 from openmaas.formats.files import free_name
 from openmaas.formats.huggingface.folder import Folder

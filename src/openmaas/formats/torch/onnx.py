@@ -13,7 +13,7 @@ from typing import Any
 from openmaas.core.errors import OpenMaaSError, TooLarge
 from openmaas.core.manifest import Parity
 from openmaas.core.types import Signature
-from openmaas.engines.onnx_session import OnnxSession
+from openmaas.engines.onnxruntime.session import OnnxSession
 from openmaas.engines.torch.program import ExportedProgram, TorchProgram
 from openmaas.engines.torch.script import reason
 from openmaas.engines.torch.values import to_tensor
