@@ -110,9 +110,9 @@ def test_nothing_is_left_behind(
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     save(models.linear(), folder)
     before = set(os.listdir("/proc/self/fd"))
-    look()
+    found = look()
     assert list(scratch.iterdir()) == []
-    assert list(output.iterdir()) == []
+    assert sorted(path.name for path in output.iterdir()) == sorted(found.added) == ["sample.npz"]
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
