@@ -28,9 +28,10 @@ def digits() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def trained(digits: tuple[Any, Any]) -> Any:
+    keras.utils.set_random_seed(7)  # the same weights each time
     model = models.perceptron()
     model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(digits[0], digits[1], epochs=8, batch_size=32, verbose=0)
+    model.fit(digits[0], digits[1], epochs=16, batch_size=32, verbose=0)
     return model
 
 
@@ -65,7 +66,8 @@ def test_a_trained_h5_file_with_a_sample_recognises_digits(
     session = OnnxSession(output / found.entry, threads=1)
     session.bind(found.signature)
     recognised = session.run({"pixels": digits[0]})["digit"].argmax(axis=1)
-    assert (recognised == digits[1]).mean() > 0.9
+    assert (recognised == trained.predict(digits[0], verbose=0).argmax(axis=1)).all()
+    assert (recognised == digits[1]).mean() > 0.8
 
 
 def test_a_loop_over_sequences_of_any_length_is_served_by_keras_itself(folder: Path, look: Examine) -> None:

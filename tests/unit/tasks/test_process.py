@@ -106,8 +106,8 @@ def test_the_traceback_of_a_mistake_is_in_the_log(scene: Scene, capsys: pytest.C
 
 
 def ask_to_end() -> None:
-    """What SIGTERM does, without the signal: in this process, after the tests of many native libraries, a real one ended it with
-    a segmentation fault. Real signals are sent to real jobs in tests/acceptance."""
+    """What SIGTERM does, without the signal: in this process, after the tests of many native libraries, a real one ended it
+    with a segmentation fault. Real signals are sent to real jobs in tests/acceptance."""
     handler = signal.getsignal(signal.SIGTERM)
     assert callable(handler)
     handler(signal.SIGTERM, None)
