@@ -76,6 +76,7 @@ class ReplicaWatch:
         health = await self._until_ready()
         if isinstance(health, Cause):
             return health
+        run.holds(resident(run.pid))  # the last look was before the model was loaded
         run.became_ready()
         proven, since = False, self._now()
         while (sign := await self._sign_of_life()) is not None and sign.stalled <= self.settings.stall_timeout:
