@@ -129,8 +129,11 @@ def push(client: openmaas.Client, estimator: Pipeline, images: np.ndarray) -> No
 
 def deploy(client: openmaas.Client) -> None:
     begun = time.monotonic()
+    say("the engines that can run it are being measured on this machine; the fastest that answers rightly will serve")
     info = client.deploy("digits")
     say(f"{info.name} serves {info.model}:{info.version} after {time.monotonic() - begun:.1f} s")
+    if info.engine is not None:
+        say(f"engine: {info.engine.name} ({info.engine.why})")
 
 
 def check(client: openmaas.Client, estimator: Pipeline, images: np.ndarray, digits: np.ndarray) -> None:
