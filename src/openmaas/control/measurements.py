@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,14 +13,14 @@ from sqlalchemy.orm import Session
 from openmaas.control.job_rows import OPEN, find_job, job_id
 from openmaas.control.jobs import JobService
 from openmaas.control.references import find_version
-from openmaas.control.resolution import AUTO, Resolution, follow, force, require_runnable, unmeasured
+from openmaas.control.resolution import AUTO, Resolution, follow, force, require_runnable, still_possible, unmeasured
 from openmaas.control.revisions import Options, decode_options
 from openmaas.core.contracts import Observed
 from openmaas.core.errors import InvalidInput, OpenMaaSError
 from openmaas.core.hardware import Processor, processor
 from openmaas.core.jobs import MeasureArguments
 from openmaas.core.log import get_logger
-from openmaas.core.manifest import Manifest
+from openmaas.core.manifest import EngineChoice, Manifest
 from openmaas.core.measurement import Measurement
 from openmaas.core.names import DEFAULT_PROJECT
 from openmaas.core.resources import JobInfo, VersionInfo
@@ -44,6 +44,7 @@ class MeasurementService:
         jobs: JobService,
         changed: Callable[[], None],
         here: Callable[[], Processor] = processor,
+        ways: Callable[[Manifest], Sequence[EngineChoice]] = ways_to_run,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._when = settings.measure
@@ -51,6 +52,7 @@ class MeasurementService:
         self._jobs = jobs
         self._changed = changed
         self._here = here
+        self._ways = ways
         self._clock = clock
         jobs.on_success(KIND, self._record)
         jobs.on_end(KIND, lambda _: self.settle())
@@ -136,9 +138,10 @@ class MeasurementService:
         Raises InvalidInput where an engine is asked for that cannot run the version.
         """
         manifest, cores = _manifest(version), self._here().cores
-        measurement = self._newest(session, version)
+        ways = self._ways(manifest)
+        measurement = still_possible(self._newest(session, version), ways)
         if options.engine != AUTO:
-            return force(options.engine, ways_to_run(manifest), measurement, options, cores)
+            return force(options.engine, ways, measurement, options, cores)
         if measurement is not None:
             return follow(measurement, manifest, options, cores)
         job = _newest_job(session, version)

@@ -44,6 +44,14 @@ def unmeasured(manifest: Manifest, reason: str) -> Resolution:
     return Resolution(choice=manifest.choice, why=f"not measured: {reason}")
 
 
+def still_possible(measurement: Measurement | None, ways: Sequence[EngineChoice]) -> Measurement | None:
+    """The measurement without the engines that are no longer installed, and without what no engine offers."""
+    if measurement is None:
+        return None
+    tried = tuple(one for one in measurement.tried if msgspec.structs.replace(one.choice, threads=0) in ways)
+    return msgspec.structs.replace(measurement, tried=tried)
+
+
 def follow(measurement: Measurement, manifest: Manifest, options: Options, cores: int) -> Resolution:
     """What a measurement recommends for replicas with so many threads."""
     best = _best(measurement, measurement.tried, options, cores)

@@ -27,6 +27,7 @@ from openmaas.store.tables import MeasurementRow, VersionRow
 from tests.integration.control.test_deployments import add_versions
 
 HERE = Processor(model="This one", cores=4)
+MADE_UP = ("dummy", "fast", "first", "second", "there", "here", "a", "bad")
 ELSEWHERE = Processor(model="Another", cores=4)
 
 
@@ -48,7 +49,13 @@ class World:
         self.database = database
         self._settings = Settings(home=str(home), measure=when, jobs=2)
         self.here = HERE
+        self.gone: set[str] = set()
         self.started_again()
+
+    def ways(self, manifest: Manifest) -> list[EngineChoice]:
+        """Every engine that a test makes up is installed, but for those that are gone."""
+        found = {name: tried(name, 0, 1).choice for name in MADE_UP if name not in self.gone}
+        return [manifest.choice, *(choice for choice in found.values() if choice != manifest.choice)]
 
     def started_again(self) -> None:
         """As control is after a restart."""
@@ -57,7 +64,7 @@ class World:
         changed = self.hub.publish
         self.keys = KeyService(self._settings, self.database, changed)
         self.jobs = JobService(self._settings, self.database, self.fleet, self.keys, changed)
-        self.engines = MeasurementService(self._settings, self.database, self.jobs, changed, here=lambda: self.here)
+        self.engines = MeasurementService(self._settings, self.database, self.jobs, changed, lambda: self.here, self.ways)
         logs = Path(self._settings.home) / "logs"
         self.deployments = DeploymentService(self.database, self.fleet, changed, logs, self.engines)
         changed()
@@ -212,6 +219,15 @@ async def test_forced_engines_need_no_measurement_and_heed_one(world: World) -> 
     with pytest.raises(InvalidInput, match="No engine here is called 'nobody'"):
         world.deploy(engine="nobody")
     assert world.deployments.get("digits").revision == 1
+
+
+async def test_an_engine_that_is_gone_is_neither_followed_nor_forced(world: World) -> None:
+    await world.measure(measured(tried("dummy", 4, 1), tried("fast", 4, 100)))
+    world.gone.add("fast")
+    info = world.deploy()
+    assert info.engine is not None and info.engine.name == "dummy"
+    with pytest.raises(InvalidInput, match="No engine here is called 'fast'"):
+        world.deploy(engine="fast")
 
 
 async def test_what_nothing_runs_must_be_converted_first(world: World) -> None:
