@@ -81,8 +81,9 @@ def run(
             if case.wire == "tensors" and not case.others:  # of rows that differ there is no one ceiling
                 report.alone.append(engine_alone(case))
             kept = Path(folder) / OpenMaas().name / "chosen"
-            if kept.is_dir() and not case.others:
+            if kept.is_dir():
                 report.choice = choice_of(kept)
+            if kept.is_dir() and not case.others:
                 report.chosen.append(chosen_alone(kept, case))
             progress.advance(task)
             report.save()

@@ -83,6 +83,8 @@ def notes(report: Report) -> list[str]:
         rates = ", ".join(f"{_rate(engine[batch])} at batch {batch}" for batch in sorted({1, 32, best} & engine.keys()))
         found.append(f"onnxruntime alone in a loop, rows/s: {rates}.")
     chosen = medians(report.chosen)
+    if report.choice and not chosen:
+        found.append(f"OpenMaaS chose {report.choice}.")
     if chosen:
         best = max(chosen, key=lambda batch: chosen[batch])
         rates = ", ".join(f"{_rate(chosen[batch])} at batch {batch}" for batch in sorted({1, 32, best} & chosen.keys()))
