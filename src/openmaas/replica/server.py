@@ -26,7 +26,7 @@ _decode_call = msgspec.msgpack.Decoder(Call).decode
 _encode = msgspec.msgpack.Encoder().encode
 _Kind = TypeVar("_Kind", bound=Inference)
 _STREAMS = 64
-_LARGE_CODED = 16 * 1024
+_LARGE_CODED = 1024  # a thousandfold of it may come out
 
 
 class ReplicaServer:
