@@ -74,6 +74,10 @@ class Server:
         """Process ids of supervisor, control and gateways, by name."""
         return {process["name"]: process["pid"] for process in self.json("status")["processes"] if process["pid"]}
 
+    def control_is_back(self, killed: int) -> bool:
+        """Whether another control than the killed one answers, and the supervisor has told it so."""
+        return not self.run("status", check=False).returncode and self.processes().get("control", killed) != killed
+
     def replicas(self, deployment: str) -> list[dict[str, Any]]:
         return [replica for replica in self.json("ps") if replica["deployment"] == deployment]
 

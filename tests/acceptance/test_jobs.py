@@ -182,8 +182,9 @@ def test_control_killed_while_a_result_is_due_gets_it_when_it_is_back(server: Se
     job = client.submit_job("dummy", {"seconds": 1.5, "push": "from-a-job"})
     working(client, job)
     for _ in range(3):
-        os.kill(server.processes()["control"], signal.SIGKILL)
-        wait(lambda: server.run("status", check=False).returncode == 0, "control is back")
+        killed = server.processes()["control"]
+        os.kill(killed, signal.SIGKILL)
+        wait(lambda killed=killed: server.control_is_back(killed), "control is back")
     done = client.wait_job(job.id, timeout=60)
     assert done.result is not None and done.result["pushed"] == "from-a-job:1"
     assert done.result["by"] == f"{job.id}-1"
