@@ -29,7 +29,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """A public name and what stands behind it.
 
     traffic: share of each version number, in any unit. aliases: those of the model that name one of the versions here.
-    timeout: seconds that a request may take when it does not say otherwise.
+    timeout: seconds that a request may take when it does not say otherwise. created: Unix time of the first revision.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     aliases: dict[str, int] = {}
     replicas: tuple[Replica, ...] = ()
     timeout: float = 60.0
+    created: float = 0.0
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,14 +179,17 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 
 # ── gateway → replica ────────────────────────────────────────────────────────────────────────────────────────────────
 
-Operation = Literal["infer", "v1_predict", "predict", "metadata", "config", "statistics", "generate"]
+Operation = Literal[
+    "infer", "v1_predict", "predict", "metadata", "config", "statistics", "chat", "completions", "responses", "embeddings",
+    "tokenize", "detokenize", "generate", "generate_stream",
+]  # fmt: skip
 
 
 class Call(msgspec.Struct, array_like=True):
     """The head of one request. The body travels as the frame's payload, as the client sent it.
 
     timeout: seconds left, counted from arrival. json_size: Inference-Header-Content-Length, -1 when there was none.
-    top: how many classes the caller wants named, 0 where they did not say.
+    top: how many classes the caller wants named, 0 where they did not say. project: the caller's own.
     """
 
     operation: Operation
@@ -197,6 +201,7 @@ class Call(msgspec.Struct, array_like=True):
     json_size: int = -1
     deployment: str = ""
     top: int = 0
+    project: str = ""
 
 
 class Timing(msgspec.Struct, array_like=True):
@@ -213,7 +218,10 @@ class Timing(msgspec.Struct, array_like=True):
 
 
 class Answer(msgspec.Struct, array_like=True):
-    """The head of one answer. The body travels as the frame's payload, as the client will read it."""
+    """The head of one answer. The body travels as the frame's payload, as the client will read it.
+
+    A streamed answer is chunks and an end; its head travels as the header of the first chunk.
+    """
 
     status: int = 200
     content_type: str = "application/json"

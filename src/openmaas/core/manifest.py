@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from openmaas.core.errors import InvalidInput
+from openmaas.core.generation import Generator
 from openmaas.core.processing import Padding, Processing
 from openmaas.core.types import Signature
 
@@ -103,6 +104,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     batchable: requests may share a batch along axis 0; `batching` says how that is known, or why not.
     padding: rows of different lengths may share one when they are padded. processing: before and after the engine.
     sample: the .npz among the files with engine inputs by name, and `expected/NAME` with the source's answers to them.
+    generator: of a version that generates text, None of any other.
     options: what the engine needs besides (labels, the dummy's behaviour …). notes: what a person should be told.
     """
 
@@ -117,6 +119,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     batching: str = ""
     padding: Padding | None = None
     processing: Processing | None = None
+    generator: Generator | None = None
     sample: str | None = None
     parity: Parity | None = None
     options: dict[str, Any] = {}

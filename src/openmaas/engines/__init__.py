@@ -6,9 +6,9 @@ from importlib.metadata import entry_points
 
 from openmaas.core.errors import NotFound
 from openmaas.core.manifest import EngineChoice, Manifest
-from openmaas.engines.base import Engine, EngineSpec, Tensor, Tensors
+from openmaas.engines.base import Engine, EngineSpec, GenerationEngine, Tensor, Tensors
 
-__all__ = ["Engine", "EngineSpec", "Tensor", "Tensors", "create_engine", "engine_choices"]
+__all__ = ["Engine", "EngineSpec", "GenerationEngine", "Tensor", "Tensors", "create_engine", "engine_choices"]
 
 
 def engine_choices(manifest: Manifest) -> list[EngineChoice]:

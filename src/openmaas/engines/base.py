@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, TypeAlias
@@ -12,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from openmaas.core.generation import EngineLoad, GenerationRequest, Progress
 from openmaas.core.manifest import Artifact, EngineChoice, Manifest
 
 Tensor: TypeAlias = NDArray[np.generic]
@@ -70,13 +70,45 @@ class Engine(ABC):
         """Answer one batch. Axis 0 of every array is the batch where the version is batchable. Blocks."""
         raise NotImplementedError
 
-    def generate(self, inputs: Tensors) -> Iterator[bytes]:
-        """Answer one request piece by piece. Blocks between pieces; closing the iterator stops the work."""
-        raise NotImplementedError
-
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """What the engine says of itself: library, version, device, threads."""
 
     def close(self) -> None:  # noqa: B027 - an engine need not
         """Give back what is not memory. Unloading is the end of the process."""
+
+
+class GenerationEngine(Engine):
+    """Runs a version that generates text. It schedules its requests itself, many at a time (continuous batching).
+
+    All methods after `warm` are called from one thread, the replica's engine loop. honours: what of a request it can do besides
+    temperature, top_p, top_k, seed and max_tokens: any of min_p, presence_penalty, frequency_penalty, repetition_penalty,
+    logprobs (of the chosen tokens), top_logprobs (of others too), grammar. The replica refuses what is not among them.
+    """
+
+    honours: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def admit(self, request: GenerationRequest) -> None:
+        """Take a request in while others run; it never blocks for long. Raises InvalidInput for what cannot be done (a grammar
+        that does not compile), Unavailable where its cache can never hold the request."""
+
+    @abstractmethod
+    def cancel(self, request_id: int) -> None:
+        """Stop a request and free what it holds, at the latest with the next step; unknown ids are ignored. It gives no more
+        progress."""
+
+    @abstractmethod
+    def step(self) -> list[Progress]:
+        """One iteration over what was admitted. Blocks while it computes; returns at once where nothing is left to do.
+
+        What it raises ends all requests: the replica then fails each of them and exits."""
+
+    @abstractmethod
+    def load_now(self) -> EngineLoad:
+        """What runs and waits inside the engine, cheap enough to be asked after each step."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether any request is not over: then `step` is called again."""

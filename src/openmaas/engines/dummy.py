@@ -8,7 +8,6 @@ fail_load       load raises with this text
 load_delay      seconds that loading takes
 die             loading ends the process at once: "exit", or the name of a signal, such as "SIGSEGV"
 allocate        bytes taken and touched while loading
-tokens          how many pieces `generate` yields, `token_delay` seconds apart
 factor          each output is the input times this factor (default 1)
 batch_offset    added to every answer times (rows in the batch - 1): a model that must not be batched
 answer          "nan", "wrong_shape" (one more column), "wrong_type" (another datatype) or "nothing" instead of the answer
@@ -22,7 +21,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -75,11 +73,6 @@ class DummyEngine(Engine):
         if made is None:
             return {}
         return dict.fromkeys(self._outputs, made) | {name: _pooled(made) for name in options.get("pooled", ())}
-
-    def generate(self, inputs: Tensors) -> Iterator[bytes]:
-        for number in range(int(self._options.get("tokens", 3))):
-            time.sleep(float(self._options.get("token_delay", 0)))
-            yield f"token-{number} ".encode()
 
     def describe(self) -> dict[str, str]:
         return {"library": "openmaas.dummy", "device": "cpu"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -25,7 +25,6 @@ from openmaas.replica.inference import LARGE, Inference, PlainPrediction, Predic
 _decode_call = msgspec.msgpack.Decoder(Call).decode
 _encode = msgspec.msgpack.Encoder().encode
 _Kind = TypeVar("_Kind", bound=Inference)
-_STREAMS = 64
 _LARGE_CODED = 1024  # a thousandfold of it may come out
 
 
@@ -55,8 +54,6 @@ class ReplicaServer:
         self.one_by_one = not self.batchable and all(spec.shape[:1] == (1,) for spec in specs)
         self._preparing = 0
         self._preparers = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="prepare")
-        self._streams = 0
-        self._stream_threads = ThreadPoolExecutor(_STREAMS, thread_name_prefix="stream")
         self._large_thread = ThreadPoolExecutor(1, thread_name_prefix="large")
         self._tasks: set[asyncio.Task[None]] = set()
         self.batcher = Batcher(
@@ -86,22 +83,19 @@ class ReplicaServer:
                 self._submit(work)
             else:
                 self.beside(call, self._prepare(work))
-        elif head.operation == "generate":
-            self._generate(call, head)
         else:
             call.answer(_encode(Answer()), msgspec.json.encode(self._about(head)))
 
     def health(self) -> bytes:
         """The answer to a ping, msgpack of contracts.Health."""
         statistics, batcher = self.batcher.statistics, self.batcher
-        in_flight = batcher.in_flight + self._streams + self._preparing
+        in_flight = batcher.in_flight + self._preparing
         return _encode(Health(True, statistics.success.count, in_flight, batcher.queued, batcher.stalled))
 
     def close(self) -> None:
         self.batcher.close()
         for task in self._tasks:
             task.cancel()
-        self._stream_threads.shutdown(wait=False, cancel_futures=True)
         self._large_thread.shutdown(wait=False, cancel_futures=True)
         self._preparers.shutdown(wait=False, cancel_futures=True)
         self._engine.close()
@@ -189,28 +183,6 @@ class ReplicaServer:
     def _submit(self, work: Inference) -> None:
         work.submit()
         work.call.on_cancel = work.cancel
-
-    # streams
-
-    def _generate(self, call: IncomingCall, head: Call) -> None:
-        request = oip.decode_infer(self._body(call, head), head.json_size, self._signature)
-        self.beside(call, self._stream(call, self._engine.generate(request.inputs)))
-
-    async def _stream(self, call: IncomingCall, pieces: Iterator[bytes]) -> None:
-        """Chunks as the engine yields them; stops within one piece when the caller leaves."""
-        loop = asyncio.get_running_loop()
-        self._streams += 1
-        try:
-            while not call.cancelled:
-                piece = await loop.run_in_executor(self._stream_threads, next, pieces, None)
-                if piece is None:
-                    call.end()
-                    return
-                await call.chunk(piece)
-        finally:
-            self._streams -= 1
-            if (close := getattr(pieces, "close", None)) is not None:
-                await loop.run_in_executor(self._stream_threads, close)
 
     # what the model says of itself
 

@@ -12,10 +12,10 @@ over the size limit closes the connection.
 from __future__ import annotations
 
 from openmaas.core.link.answering import IncomingCall, LinkServer
-from openmaas.core.link.calling import Link, OnEnd, connect
+from openmaas.core.link.calling import Link, OnChunk, OnEnd, connect
 from openmaas.core.link.frames import ANSWER, CALL, CANCEL, CHUNK, DRAIN, END, ERROR, MAX_FRAME, PING, PONG
 
 __all__ = [
     "ANSWER", "CALL", "CANCEL", "CHUNK", "DRAIN", "END", "ERROR", "MAX_FRAME", "PING", "PONG", "IncomingCall", "Link",
-    "LinkServer", "OnEnd", "connect",
+    "LinkServer", "OnChunk", "OnEnd", "connect",
 ]  # fmt: skip

@@ -63,6 +63,11 @@ class IncomingCall:
             self.connection.send(CHUNK, self.id, b"", payload)
             await self.connection.writable()
 
+    def write(self, payload: bytes, header: bytes = b"") -> None:
+        """One part of a stream, sent at once, for streams of bounded length. The first carries the answer's head."""
+        if not self.done:
+            self.connection.send(CHUNK, self.id, header, payload)
+
     def end(self) -> None:
         self._end(END, b"", b"")
 

@@ -16,6 +16,7 @@ from openmaas.core.link.frames import (
     CANCEL,
     CHUNK,
     DRAIN,
+    END,
     ENDS,
     ERROR,
     MAX_FRAME,
@@ -28,7 +29,9 @@ from openmaas.core.link.frames import (
 from openmaas.core.log import get_logger
 
 OnEnd: TypeAlias = Callable[[bytes, bytes, OpenMaaSError | None], None]
-"""Takes header and payload of an answer, or the error instead of them."""
+"""Takes header and payload of an answer, or the error instead of them. After chunks, an end gives both empty."""
+OnChunk: TypeAlias = Callable[[bytes, bytes], None]
+"""Takes header and payload of one part of a stream; the header of the first is the answer's head, the others' are empty."""
 
 
 class Link(Peer):
@@ -38,6 +41,7 @@ class Link(Peer):
         super().__init__(max_frame)
         self._next_id = 0
         self._calls: dict[int, OnEnd] = {}
+        self._chunks: dict[int, OnChunk] = {}
         self._streams: dict[int, asyncio.Queue[tuple[int, bytes, bytes]]] = {}
         self._on_change = on_change
         self.draining = False
@@ -58,18 +62,23 @@ class Link(Peer):
         """Ask for a sign of life: (health, b"")."""
         return self._ask(PING, b"", b"")
 
-    def start(self, header: bytes, payload: bytes, on_end: OnEnd) -> int:
+    def start(self, header: bytes, payload: bytes, on_end: OnEnd, on_chunk: OnChunk | None = None) -> int:
         """Send a call and return its id; `on_end` is called once, on the event loop, unless `cancel` comes first.
 
+        on_chunk: called for each part of a streamed answer, before `on_end`; without it a stream is an error.
         Raises LinkLost when the connection is closed, TooLarge for what does not fit into a frame.
         """
         self.check_size(header, payload)
-        return self._start(CALL, header, payload, on_end)
+        call_id = self._start(CALL, header, payload, on_end)
+        if on_chunk is not None:
+            self._chunks[call_id] = on_chunk
+        return call_id
 
     def cancel(self, call_id: int) -> bool:
         """Give a call up and tell the other end not to work on it. False when it had ended already."""
         if self._calls.pop(call_id, None) is None:
             return False
+        self._chunks.pop(call_id, None)
         self.send(CANCEL, call_id)
         self._changed()
         return True
@@ -130,10 +139,17 @@ class Link(Peer):
             self._changed()
 
     def _frame(self, kind: int, call_id: int, header: bytes, payload: bytes) -> None:
+        if kind == CHUNK and (on_chunk := self._chunks.get(call_id)) is not None:
+            try:
+                on_chunk(header, payload)
+            except Exception:
+                get_logger("link").exception("on_chunk_failed")  # and the connection's other calls go on
+            return
         on_end = self._calls.pop(call_id, None)
         if on_end is not None:
+            streamed = self._chunks.pop(call_id, None) is not None
             try:
-                if kind in ENDS:
+                if kind in ENDS or (streamed and kind == END):
                     on_end(header, payload, None)
                 elif kind == ERROR:
                     on_end(b"", b"", _told(header))
@@ -151,6 +167,7 @@ class Link(Peer):
 
     def _lost(self, reason: str) -> None:
         calls, self._calls = self._calls, {}
+        self._chunks.clear()
         for on_end in calls.values():
             try:
                 on_end(b"", b"", LinkLost(reason))
