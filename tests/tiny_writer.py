@@ -1,5 +1,5 @@
-"""A Llama-shaped model of some 100,000 parameters with a tokenizer and a chat template, made in a second. Its weights are random,
-unless `train` gives it a few seconds on this repository's own words."""
+"""A Llama-shaped model of some 100,000 parameters with a tokenizer and a chat template, made in a second. Its weights are
+random."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ CHAT_TEMPLATE = (
     '{{ \'Call one as <tool_call>{"name": …, "arguments": …}</tool_call>.<|im_end|>\\n\' }}{% endif %}'
     "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
     "{%- if message.content %}{{ message.content }}{% endif %}"
-    "{%- for call in message.tool_calls or [] %}{{ '<tool_call>\\n' + (call.function | tojson) + '\\n</tool_call>' }}{% endfor %}"
+    "{%- for call in message.tool_calls or [] %}"
+    "{{ '<tool_call>\\n' + (call.function | tojson) + '\\n</tool_call>' }}{% endfor %}"
     "{{ '<|im_end|>\\n' }}{% endfor %}"
     "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
@@ -24,7 +25,7 @@ WORDS = (
 def make_writer(
     folder: Path, *, layers: int = 2, hidden: int = 64, context: int = 512, vocabulary: int = 600, seed: int = 0
 ) -> Path:
-    """The folder, filled as save_pretrained leaves it: config.json, model.safetensors, tokenizer.json, tokenizer_config.json …"""
+    """The folder, filled as save_pretrained leaves it: config.json, model.safetensors, tokenizer.json …"""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
