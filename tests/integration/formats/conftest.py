@@ -27,7 +27,7 @@ def output(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def look(folder: Path, output: Path) -> Examine:
+def look(folder: Path, output: Path, warm: None) -> Examine:
     """`examine` on the folder."""
 
     def run(**more: Any) -> Examined:

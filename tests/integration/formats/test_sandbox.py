@@ -22,6 +22,11 @@ from tests.unit.formats.models import save
 pytest.importorskip("skops")
 
 
+@pytest.fixture
+def warm() -> None:
+    """Here the child is started as the program starts it."""
+
+
 class Code:
     """Runs a line of Python when it is unpickled."""
 

@@ -98,7 +98,7 @@ class FakeJob:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
+def registry(tmp_path: Path, warm: None) -> Registry:
     return Registry(tmp_path)
 
 
