@@ -250,6 +250,7 @@ def _manifest(examined: Examined, files: Sequence[FileEntry]) -> Manifest:
         batching=examined.batching,
         padding=examined.padding,
         processing=examined.processing,
+        generator=examined.generator,
         sample=examined.sample,
         parity=examined.parity,
         options=examined.options,

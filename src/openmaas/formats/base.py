@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from openmaas.core.errors import InvalidInput
+from openmaas.core.generation import Generator
 from openmaas.core.manifest import Artifact, Parity
 from openmaas.core.processing import Padding, Processing
 from openmaas.core.types import Signature
@@ -56,6 +57,7 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     batching: str = ""
     padding: Padding | None = None
     processing: Processing | None = None
+    generator: Generator | None = None
     sample: str | None = None
     convert_to: str | None = None
     parity: Parity | None = None
