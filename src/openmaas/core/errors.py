@@ -31,7 +31,9 @@ import msgspec
 
 
 class WireError(msgspec.Struct, omit_defaults=True):
-    """An error as it travels: over the link as msgpack, over HTTP as JSON (`error` is the message, as clients expect)."""
+    """An error as it travels: over the link as msgpack, over HTTP as JSON (`error` is the message, as clients expect).
+
+    param: name of the request's parameter that it is about, where there is one."""
 
     error: str
     code: str = "internal"
@@ -39,6 +41,7 @@ class WireError(msgspec.Struct, omit_defaults=True):
     next_step: str | None = None
     retry_after: float | None = None
     request_id: str | None = None
+    param: str | None = None
 
 
 class OpenMaaSError(Exception):
@@ -54,12 +57,14 @@ class OpenMaaSError(Exception):
         code: str | None = None,
         next_step: str | None = None,
         retry_after: float | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
         self.next_step = next_step
         self.retry_after = retry_after
+        self.param = param
         self.request_id: str | None = None
 
     def to_wire(self, request_id: str | None = None) -> WireError:
@@ -70,6 +75,7 @@ class OpenMaaSError(Exception):
             next_step=self.next_step,
             retry_after=self.retry_after,
             request_id=request_id or self.request_id,
+            param=self.param,
         )
 
     @staticmethod
@@ -77,7 +83,7 @@ class OpenMaaSError(Exception):
         """The error of the tree that belongs to the wire form's status (and to its code, where one status has two classes)."""
         matches = [kind for kind in _TREE if kind.status == wire.status]
         kind = next((k for k in matches if k.default_code == wire.code), matches[0] if matches else OpenMaaSError)
-        error = kind(wire.error, code=wire.code, next_step=wire.next_step, retry_after=wire.retry_after)
+        error = kind(wire.error, code=wire.code, next_step=wire.next_step, retry_after=wire.retry_after, param=wire.param)
         error.request_id = wire.request_id
         return error
 

@@ -20,6 +20,7 @@ class Ask(msgspec.Struct, kw_only=True):
     chat template, which itself comes with the model only. max_tokens: of each answer. logprobs: as core.generation.Sampling
     has it. schema: text of the JSON schema that each answer must follow. stop: texts that end an answer and are cut off.
     echo: the answer begins with the prompt. given: names of all parameters that came, to refuse by name what cannot be done.
+    repeated: what the protocol's answer says again of the request, by name: for the writer alone.
     """
 
     messages: list[Message] | None = None
@@ -44,6 +45,7 @@ class Ask(msgspec.Struct, kw_only=True):
     stream: bool = False
     include_usage: bool = False
     given: frozenset[str] = frozenset()
+    repeated: dict[str, Any] = {}
 
 
 class Delta(msgspec.Struct, kw_only=True):
