@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
 from openmaas.core.errors import InvalidInput
 
-Target = Literal["onnx", "openvino", "torchscript", "torch-export", "tflite"]
+Target = Literal["onnx", "openvino", "torchscript", "torch-export", "tflite", "openvino-genai"]
+Weights = Literal["", "auto", "bf16", "int8", "int4"]
+
+GENERATOR_TARGET: Final = "openvino-genai"
+"""What text generators are converted to."""
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of one kind of job. `version` is an exact reference, digits:3."""
 
     kind: ClassVar[str]
-    measures: ClassVar[bool] = False
     version: str
+
+    @property
+    def measures(self) -> bool:
+        return False
 
 
 class MeasureArguments(Arguments, frozen=True, kw_only=True):
     """Try the engines that can run a version on its sample; `openmaas show` tells the figures. seconds: at most."""
 
     kind: ClassVar[str] = "measure"
-    measures: ClassVar[bool] = True
     seconds: float = 60.0
+
+    @property
+    def measures(self) -> bool:
+        return True
 
 
 class ConvertArguments(Arguments, frozen=True, kw_only=True):
-    """Convert a version to another kind of artifact and register the result as a new version of the same model."""
+    """Convert a version to another kind of artifact and register the result as a new version of the same model.
+
+    weights: of a text generator (to openvino-genai), auto without: all that are possible are compared and timed, and the
+    fastest is registered.
+    """
 
     kind: ClassVar[str] = "convert"
     to: Target
+    weights: Weights = ""
+
+    def __post_init__(self) -> None:
+        if self.weights and self.to != GENERATOR_TARGET:
+            raise ValueError(f"weights are chosen in a conversion to {GENERATOR_TARGET} only, not to {self.to}")
+        if not self.weights and self.to == GENERATOR_TARGET:
+            msgspec.structs.force_setattr(self, "weights", "auto")
+
+    @property
+    def measures(self) -> bool:
+        return self.weights == "auto"
 
 
 class ParityArguments(Arguments, frozen=True, kw_only=True):
@@ -61,8 +86,11 @@ class DummyMeasureArguments(DummyArguments, frozen=True, kw_only=True):
     """The fake of a job that measures."""
 
     kind: ClassVar[str] = "dummy-measure"
-    measures: ClassVar[bool] = True
     alone: bool = True
+
+    @property
+    def measures(self) -> bool:
+        return True
 
 
 KINDS: dict[str, type[Arguments]] = {

@@ -78,7 +78,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
     """A conversion held against its source. Outside the tolerance (`passed` false) the source's own engine serves.
 
-    `sample` says what was compared on: "given" by the pusher, or "generated" at random from the signature.
+    `sample` says what was compared on: "given" by the pusher, "generated" at random from the signature, or "built-in" text.
+    perplexity: of the source and of the target on that text, where both generate text.
     """
 
     source: str
@@ -89,6 +90,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     atol: float
     comparisons: tuple[Comparison, ...] = ()
     reason: str | None = None
+    perplexity: tuple[float, float] | None = None
 
     @property
     def max_abs_diff(self) -> float:

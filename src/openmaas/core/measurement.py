@@ -24,8 +24,9 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a version, tried.
 
     choice: with the threads that it was tried with. state: fit, or what is wrong with it; `cause` says it in a sentence.
-    comparisons: its answers held against the reference at each batch size. rates: rows a second by batch size.
-    memory: the most resident bytes of its process. load: seconds until it was loaded and warm. library: name and version.
+    comparisons: its answers held against the reference at each batch size. rates: rows a second by batch size; of what
+    generates text, tokens a second by the number of streams. memory: the most resident bytes of its process. load: seconds
+    until it was loaded and warm. library: name and version. perplexity and size (bytes of the files): of what generates text.
     """
 
     choice: EngineChoice
@@ -36,6 +37,8 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     memory: int = 0
     load: float = 0.0
     library: str = ""
+    perplexity: float | None = None
+    size: int = 0
 
     @property
     def rate(self) -> float:
@@ -46,7 +49,8 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """All ways that were tried on one processor, the version's own first.
 
-    sample: "given" or "generated". reference: whose answers the others were held against. seconds: how long it took.
+    sample: "given", "generated" or "built-in". reference: whose answers the others were held against; perplexity: its own,
+    where it generates text. seconds: how long it took.
     """
 
     processor: Processor
@@ -54,6 +58,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     reference: str
     tried: tuple[Tried, ...]
     seconds: float = 0.0
+    perplexity: float | None = None
 
     def best(self, threads: int) -> Tried | None:
         """The fastest that fits into so many threads; None where none does.

@@ -19,6 +19,8 @@ from openmaas.core.errors import InvalidInput, Refused
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+Cosine = Annotated[float, Meta(ge=0, lt=1)]
+Rise = Annotated[float, Meta(ge=0, le=10)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +90,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0.9, lt=1, description="Least cosine of each row to full precision with which less may be chosen."),
     ] = 0.9999
+    convert_timeout: Annotated[Seconds, Meta(description="Seconds that converting a text generator may take.")] = 7200.0
+    bf16_cosine: Annotated[Cosine, Meta(description="Least cosine of the logits of bf16 weights to their source's.")] = 0.999
+    int8_cosine: Annotated[Cosine, Meta(description="Least cosine of the logits of int8 weights to their source's.")] = 0.98
+    int4_cosine: Annotated[Cosine, Meta(description="Least cosine of the logits of int4 weights to their source's.")] = 0.85
+    bf16_perplexity: Annotated[Rise, Meta(description="Share by which bf16 weights may raise the source's perplexity.")] = 0.01
+    int8_perplexity: Annotated[Rise, Meta(description="Share by which int8 weights may raise the source's perplexity.")] = 0.03
+    int4_perplexity: Annotated[Rise, Meta(description="Share by which int4 weights may raise the source's perplexity.")] = 0.15
 
     @property
     def home_path(self) -> Path:

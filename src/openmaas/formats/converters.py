@@ -23,7 +23,8 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     """What a converter is given.
 
     folder: the version's files, only read. artifact: which of them. sample: engine inputs by name, never empty. output: an
-    empty folder. python: the interpreter of the converter's environment, this one's where it names none. log: told lines.
+    empty folder. python: the interpreter of the converter's environment, this one's where it names none. options: what a
+    converter takes besides. log: told lines; tell: told the stage.
     """
 
     folder: Path
@@ -32,7 +33,9 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     sample: Mapping[str, NDArray[Any]]
     output: Path
     python: Path
+    options: Mapping[str, Any] = {}
     log: Callable[[str], object] = print
+    tell: Callable[[str], object] = print
 
 
 class Converter(ABC):

@@ -1,0 +1,1 @@
+"""Run by the interpreters of environments of their own, never imported here."""
