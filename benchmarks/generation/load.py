@@ -17,9 +17,10 @@ PROMPT, ANSWER = 256, 96
 LONG = 2048
 SHORT = 32
 _WORDS = (
-    "def class return import from yield while lambda module string number value index thread process socket buffer stream "
-    "object method argument default iterator exception handler parser reader writer token queue event future result file path"
-).split()
+    "def", "class", "return", "import", "from", "yield", "while", "lambda", "module", "string", "number", "value", "index",
+    "thread", "process", "socket", "buffer", "stream", "object", "method", "argument", "default", "iterator", "exception",
+    "handler", "parser", "reader", "writer", "token", "queue", "event", "future", "result", "file", "path",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Level:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one visit measured. prefill: tokens a second of a long prompt. idle and beside: seconds to the first token of a short
-    call, alone and while a long prompt is being read."""
+    """What one visit measured. prefill: tokens a second of a long prompt. idle and beside: seconds to the first token of a
+    short call, alone and while a long prompt is being read."""
 
     levels: list[Level]
     prefill: float

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -53,12 +54,12 @@ def run(peers: Sequence[Peer], levels: Sequence[int], rounds: int, console: Cons
                     report,
                     peer.name,
                     console,
-                    lambda peer=peer, tell=tell: _visit(peer, Path(folder) / peer.name, report, turn, tell),
+                    partial(_visit, peer, Path(folder) / peer.name, report, turn, tell),
                 )
                 progress.advance(task)
             for name, weights in alone.items():
                 tell = _teller(progress, task, f"round {turn + 1}, the engine alone {weights}")
-                _try(report, name, console, lambda name=name, weights=weights: _alone(name, weights, report.levels))
+                _try(report, name, console, partial(_alone, name, weights, report.levels))
                 progress.advance(task)
     return report
 

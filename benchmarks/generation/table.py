@@ -62,8 +62,8 @@ def notes(report: Report) -> list[str]:
     found = [
         f"{report.model}, {report.rounds} visits to each in turn, medians, {report.date}, {report.machine}; "
         "two threads for every engine, the load generator on the same cores.",
-        f"Streams: prompts of about {PROMPT} tokens, all different, {ANSWER} tokens each, greedy, by /v1/chat/completions. Decoded "
-        "tokens/s are those of all streams together while all of them were being answered.",
+        f"Streams: prompts of about {PROMPT} tokens, all different, {ANSWER} tokens each, greedy, by /v1/chat/completions. "
+        "Decoded tokens/s are those of all streams together while all of them were being answered.",
         f"Prompt tokens/s: one prompt of about {LONG} tokens, to its first token. A short call has about {SHORT} tokens.",
     ]
     for name, why in report.failures.items():
