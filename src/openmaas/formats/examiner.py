@@ -20,7 +20,7 @@ from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused, WireError
 from openmaas.core.manifest import Parity
 from openmaas.formats.base import Examined, Task, format_named, formats
 from openmaas.formats.declared import with_processing
-from openmaas.formats.description import FILE_NAME, Description, read_description
+from openmaas.formats.description import FILE_NAME, Description, read_description, refuse_unused
 from openmaas.formats.files import file_inside, list_files, sha256_of
 from openmaas.formats.parts import without_parts
 
@@ -107,6 +107,8 @@ def examine_folder(request: Request) -> Examined:
         _require_no_claim(request.parity)
         examined = _examine(task, [file for file in files if file != request.sample])
     _require_proved_padding(description, examined)
+    if examined.generator != description.generator:
+        refuse_unused(description, examined.format, "generator")
     examined = with_processing(task, examined, files)
     return msgspec.structs.replace(examined, card=description.card, metadata=description.metadata, licence=description.licence)
 
