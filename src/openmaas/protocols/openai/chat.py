@@ -6,10 +6,10 @@ from typing import Final
 
 from openmaas.core.errors import InvalidInput
 from openmaas.protocols.generation import Ask
-from openmaas.protocols.openai.body import Body, BodyReader
+from openmaas.protocols.generation.body import Body, BodyReader
+from openmaas.protocols.generation.limits import Limits
+from openmaas.protocols.generation.sampling import SAMPLING, read_include_usage, read_sampling, read_variables
 from openmaas.protocols.openai.conversation import read_messages
-from openmaas.protocols.openai.limits import Limits
-from openmaas.protocols.openai.sampling import SAMPLING, read_include_usage, read_sampling, read_variables
 from openmaas.protocols.openai.tools import read_format, read_tool_choice, read_tools
 
 _MAX_TOP_LOGPROBS: Final = 20

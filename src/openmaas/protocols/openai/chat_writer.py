@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from openmaas.protocols.generation import Ask, Choice, Delta, Finish, Usage
-from openmaas.protocols.openai.wire import DONE, EVENTS, JSON, encode, event, token_logprobs, tool_call, usage_of
+from openmaas.protocols.generation.wire import DONE, EVENTS, JSON, encode, event, token_logprobs, tool_call, usage_of
 
 
 class ChatWriter:

@@ -7,7 +7,7 @@ from typing import Any
 
 from openmaas.core.generation import TokenText
 from openmaas.protocols.generation import Ask, Choice, Delta, Finish, Usage
-from openmaas.protocols.openai.wire import DONE, EVENTS, JSON, encode, event, logprob, usage_of
+from openmaas.protocols.generation.wire import DONE, EVENTS, JSON, encode, event, logprob, usage_of
 
 
 class CompletionsWriter:

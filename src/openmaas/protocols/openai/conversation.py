@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from openmaas.core.errors import InvalidInput
 from openmaas.core.generation import Message
-from openmaas.protocols.openai.body import decode, free_object, not_supported
-from openmaas.protocols.openai.limits import Limits
+from openmaas.protocols.generation.body import check_count, decode, free_object, not_supported
+from openmaas.protocols.generation.limits import Limits
 
 _NEXT = 'Its content is a text, or a list of {"type": "text", "text": …}; roles are system, user, assistant and tool.'
 
@@ -72,11 +71,6 @@ def read_messages(raw: msgspec.Raw, limits: Limits) -> list[Message]:
     check_count("messages", came, limits.max_messages)
     called: set[str] = set()
     return [_message(f"messages[{index}]", message, called, limits) for index, message in enumerate(came)]
-
-
-def check_count(name: str, items: Sequence[object], most: int) -> None:
-    if not 1 <= len(items) <= most:
-        raise InvalidInput(f"{name} has {len(items)} entries; it takes 1 to {most}.", code="out_of_range", param=name)
 
 
 def _message(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from openmaas.core.contracts import Operation
 from openmaas.core.errors import WireError
-from openmaas.protocols.openai.wire import encode, event
+from openmaas.protocols.generation.wire import encode, event
 
 _TYPES: Final = {
     401: "authentication_error",
@@ -16,12 +15,12 @@ _TYPES: Final = {
 }
 
 
-def error_body(wire: WireError, request_id: str | None = None) -> dict[str, Any]:
+def error_body(wire: WireError, request_id: str | None = None) -> bytes:
     """The JSON object that a door answers with."""
-    return {"error": _error(wire, request_id)}
+    return encode({"error": _error(wire, request_id)})
 
 
-def error_event(operation: Operation, wire: WireError) -> bytes:
+def error_event(operation: str, wire: WireError) -> bytes:
     """What ends a stream of chat, completions, responses or generate_stream that cannot go on. Nothing follows it: the end of
     a good stream is missing as well."""
     if operation == "generate_stream":

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from openmaas.core.errors import InvalidInput
-from openmaas.protocols.openai.body import Body, decode, free_object, not_supported, out_of_range
-from openmaas.protocols.openai.limits import Limits
+from openmaas.protocols.generation.body import Body, decode, free_object, not_supported, out_of_range
+from openmaas.protocols.generation.limits import Limits
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NO_PARAMETERS = {"type": "object", "properties": {}}

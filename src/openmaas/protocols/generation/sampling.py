@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from openmaas.core.errors import InvalidInput
-from openmaas.protocols.openai.body import Body, not_supported, out_of_range
-from openmaas.protocols.openai.limits import Limits
+from openmaas.protocols.generation.body import Body, not_supported, out_of_range
+from openmaas.protocols.generation.limits import Limits
 
 SAMPLING: Final = (
     "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "stop",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import msgspec
 
 from openmaas.core.errors import InvalidInput, TooLarge
-from openmaas.protocols.openai.parameters import ACCEPTED, REFUSED
+from openmaas.protocols.generation.parameters import ACCEPTED, REFUSED
 
 _ABSENT = msgspec.Raw()
 _NULL = msgspec.Raw(b"null")
@@ -61,6 +61,11 @@ class Body:
 
 def out_of_range(name: str, value: object, allowed: str) -> InvalidInput:
     return InvalidInput(f"{name} is {str(value)[:40]}; it must be {allowed}.", code="out_of_range", param=name)
+
+
+def check_count(name: str, items: Sequence[object], most: int) -> None:
+    if not 1 <= len(items) <= most:
+        raise InvalidInput(f"{name} has {len(items)} entries; it takes 1 to {most}.", code="out_of_range", param=name)
 
 
 def not_supported(name: str, why: str, *, next_step: str | None = None) -> InvalidInput:
@@ -130,7 +135,7 @@ class BodyReader:
         if not error.startswith(_UNKNOWN):
             return InvalidInput(f"The body is not a request: {error[:_MAX_MESSAGE]}.", code="invalid_json")
         name = error[len(_UNKNOWN) : -1][:80]
-        near = difflib.get_close_matches(name, self._names, 1)
+        near = difflib.get_close_matches(name, self._names, 1, cutoff=0.7)
         return InvalidInput(
             f"The parameter {name!r} is unknown.",
             code="unknown_parameter",
