@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from openmaas.core.errors import InvalidInput, Refused
 from openmaas.engines.huggingface.encoder import Kind, Pooling
-from openmaas.formats.huggingface.weights import INDEX, SINGLE, check_weights, is_safetensors, read_json, weight_files
+from openmaas.formats.huggingface.weights import INDEX, SINGLE, is_safetensors, read_json, read_weights, weight_files
 
 CONFIG = "config.json"
 MODULES = "modules.json"
@@ -18,12 +18,22 @@ ENCODERS = (
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
 )  # fmt: skip
 """Model types that are served: encoders of text whose code is transformers' own."""
+DECODERS = (
+    "arcee", "bloom", "codegen", "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "exaone4", "falcon", "gemma", "gemma2",
+    "gemma3_text", "glm", "glm4", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe",
+    "hunyuan_v1_dense", "llama", "mistral", "mixtral", "mpt", "olmo", "olmo2", "olmo3", "olmoe", "opt", "persimmon", "phi",
+    "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2",
+)  # fmt: skip
+"""Model types that are served: generators of text with transformers' own code, which keep nothing but keys and values."""
 _TASKS: tuple[tuple[str, Kind], ...] = (
     ("ForSequenceClassification", "sequence-classification"),
     ("ForTokenClassification", "token-classification"),
     ("Model", "features"),
 )
-_SUPPORTED = "Served are encoders for feature extraction (…Model), sequence classification and token classification."
+_SUPPORTED = (
+    "Served are encoders for feature extraction (…Model), sequence classification and token classification, and decoders for "
+    "text generation (…ForCausalLM)."
+)
 _POOLING_MODES: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -47,12 +57,24 @@ class Folder(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def find_entries(folder: Path, files: Sequence[str]) -> list[str]:
-    """Every config.json that describes a model whose weights lie beside it, but those within the folder of another."""
+def find_entries(folder: Path, files: Sequence[str], *, decoders: bool = False) -> list[str]:
+    """Every config.json that describes a model whose weights lie beside it, but those within the folder of another.
+
+    decoders: those of generators of text, or else those of anything else.
+    """
     names = set(files)
     found = [file for file in files if Path(file).name == CONFIG and _is_model(folder, Path(file).parent, names)]
     parents = [Path(file).parent for file in found]
-    return [file for file, parent in zip(found, parents, strict=True) if not any(other in parent.parents for other in parents)]
+    outer = [file for file, parent in zip(found, parents, strict=True) if not any(other in parent.parents for other in parents)]
+    return [file for file in outer if is_decoder(read_json(folder / file)) == decoders]
+
+
+def is_decoder(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a generator of text, served or not."""
+    names = config.get("architectures")
+    if not names:
+        return config.get("model_type") in DECODERS
+    return isinstance(names, list) and any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
 def _is_model(folder: Path, parent: Path, names: set[str]) -> bool:
@@ -70,15 +92,27 @@ def _is_model(folder: Path, parent: Path, names: set[str]) -> bool:
 def read_folder(root: Path, entry: str) -> Folder:
     """What the folder of `entry` says. Raises Refused for what brings code of its own, lies, or is no encoder."""
     path = (root / entry).parent
+    config = read_config(root, path)
+    _check_config(config)
+    read_weights(path, weights_of(path))
+    return _sentence_folder(root, path, config) or Folder(path, config, _task_of(config))
+
+
+def read_config(root: Path, path: Path) -> dict[str, Any]:
+    """The config.json in `path`. Raises Refused where anything of the folder brings code of its own."""
     refuse_code(root)
     config = read_json(path / CONFIG)
     _refuse_code_in(config, CONFIG)
-    for name in ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
+    for name in ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json", "generation_config.json"):
         if (path / name).is_file():
             _refuse_code_in(read_json(path / name), name)
-    _check_config(config)
+    return config
+
+
+def weights_of(path: Path) -> list[str]:
+    """The names of a folder's safetensors. Raises InvalidInput or Refused where it has none of its own."""
     if (path / "adapter_config.json").is_file():
-        raise _not_served("The folder holds an adapter, which needs its base model.", "Merge the two and save the result.")
+        raise not_served("The folder holds an adapter, which needs its base model.", "Merge the two and save the result.")
     names = weight_files(path)
     if not names:
         raise InvalidInput(
@@ -86,8 +120,7 @@ def read_folder(root: Path, entry: str) -> Folder:
             code="no_safetensors",
             next_step="Save it again with transformers: model.save_pretrained(FOLDER) writes model.safetensors.",
         )
-    check_weights(path, names)
-    return _sentence_folder(root, path, config) or Folder(path, config, _task_of(config))
+    return names
 
 
 # ── may it be loaded? ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,17 +149,25 @@ def _refuse_code_in(config: Mapping[str, Any], name: str) -> None:
 def _check_config(config: Mapping[str, Any]) -> None:
     kind = config.get("model_type")
     if kind not in ENCODERS:
-        raise _not_served(f"{CONFIG} says model_type {str(kind)[:80]!r}.", f"Model types are: {', '.join(ENCODERS)}.")
+        raise not_served(f"{CONFIG} says model_type {str(kind)[:80]!r}.", TYPES)
     for name in ("is_encoder_decoder", "is_decoder", "add_cross_attention", "quantization_config", "transformers_weights"):
         if config.get(name):
-            raise _not_served(f"{CONFIG} has {name!r}.", "Save it as a plain encoder in float32, float16 or bfloat16.")
+            raise not_served(f"{CONFIG} has {name!r}.", "Save it as a plain encoder in float32, float16 or bfloat16.")
+    check_figures(config)
+
+
+def check_figures(config: Mapping[str, Any]) -> None:
+    """Raises Refused for a figure that no model has: what is made after it would take all memory."""
     for name, value in config.items():
-        limit = _MAX_LAYERS if "layers" in name else _MAX_FIGURE
-        if isinstance(value, int) and not isinstance(value, bool) and abs(value) > limit:
+        limit = _MAX_LAYERS if "layer" in name else _MAX_FIGURE
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) > limit and "theta" not in name:
             raise Refused(f"{CONFIG}: {name[:80]!r} is {value}; at most {limit} is believed.", code="damaged")
 
 
-def _not_served(what: str, next_step: str) -> Refused:
+TYPES = f"Encoders are: {', '.join(ENCODERS)}. Decoders are: {', '.join(DECODERS)}."
+
+
+def not_served(what: str, next_step: str) -> Refused:
     return Refused(f"{what} {_SUPPORTED}", code="unsupported_model", next_step=next_step)
 
 
@@ -137,11 +178,11 @@ def _task_of(config: Mapping[str, Any]) -> Kind:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) else None
     if name is None:
-        raise _not_served(f"{CONFIG} does not name one architecture.", f'Write it into {CONFIG}: "architectures": ["…Model"].')
+        raise not_served(f"{CONFIG} does not name one architecture.", f'Write it into {CONFIG}: "architectures": ["…Model"].')
     for ending, task in _TASKS:
         if name.endswith(ending):
             return task
-    raise _not_served(
+    raise not_served(
         f"{CONFIG} names the architecture {name[:80]!r}.",
         "For its features alone, load it with AutoModel.from_pretrained and save that; there is no head for its task here.",
     )

@@ -33,6 +33,10 @@ class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: list[int]
     data_offsets: tuple[int, int]
 
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
 
 def is_safetensors(path: Path) -> bool:
     """Whether the file begins as one: a length that lies within the file, and a JSON object after it."""
@@ -66,17 +70,17 @@ def weight_files(folder: Path) -> list[str]:
     return names
 
 
-def check_weights(folder: Path, names: list[str]) -> int:
-    """Hold every header against its file. The number of tensors in all. Raises Refused where a header lies."""
-    seen: set[str] = set()
+def read_weights(folder: Path, names: list[str]) -> dict[str, Stored]:
+    """The tensors of all files by name. Holds every header against its file, and raises Refused where one lies."""
+    tensors: dict[str, Stored] = {}
     for name in names:
         header = read_header(folder / name)
-        if twice := sorted(seen & header.keys()):
+        if twice := sorted(tensors.keys() & header.keys()):
             raise Refused(f"The tensor {twice[0][:120]!r} is in two of the weight files.", code="damaged")
-        seen |= header.keys()
-    if not seen:
+        tensors |= header
+    if not tensors:
         raise Refused("The weight files hold no tensors.", code="damaged", next_step="Save the model again.")
-    return len(seen)
+    return tensors
 
 
 def read_header(path: Path) -> dict[str, Stored]:

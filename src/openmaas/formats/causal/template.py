@@ -1,0 +1,77 @@
+"""Which chat template a folder brings, as one file among the version's; and whether it may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from openmaas.core.errors import InvalidInput, Refused
+from openmaas.core.generation import ToolFormat
+from openmaas.formats.base import Task
+from openmaas.formats.causal.folder import Said
+from openmaas.formats.files import free_name
+
+TEMPLATE = "chat_template.jinja"
+MAX_BYTES = 256 << 10
+
+
+class Template(NamedTuple):
+    """path: relative to the pushed files or, where `added`, to the output; empty where there is none to be used."""
+
+    path: str = ""
+    added: bool = False
+    tool_format: ToolFormat = ""
+    notes: tuple[str, ...] = ()
+
+
+def take_template(task: Task, said: Said, special: Mapping[str, str]) -> Template:
+    """The folder's own, from wherever transformers would take it. Raises Refused for one that would do harm."""
+    own = said.path / TEMPLATE
+    if own.is_file():
+        return probed(task, own.relative_to(task.folder).as_posix(), _text_of(own), special)
+    found = said.tokenizer.get("chat_template")
+    text = found if isinstance(found, str) else _joined(found) if isinstance(found, list) else ""
+    return written(task, text, special) if text else Template()
+
+
+def written(task: Task, text: str, special: Mapping[str, str]) -> Template:
+    """A template that stood elsewhere, as a file of its own."""
+    name = free_name(task.folder, TEMPLATE)
+    template = probed(task, name, text, special)
+    if not template.path:
+        return template
+    path = task.output / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+    return template._replace(added=True)
+
+
+def _text_of(path: Path) -> str:
+    if path.stat().st_size > MAX_BYTES:
+        raise _too_large(path.stat().st_size)
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path.name!r} is not UTF-8 text.", code="damaged") from None
+
+
+def _joined(found: list[Any]) -> str:
+    """Of several by name: the one for tools where there are tools, and otherwise the one for all else."""
+    named = {
+        str(one.get("name")): text for one in found if isinstance(one, dict) and isinstance(text := one.get("template"), str)
+    }
+    default, tools = named.get("default", ""), named.get("tool_use", "")
+    if not tools or not default:
+        return default or tools
+    return f"{{%- if tools %}}{tools.removesuffix(chr(10))}{{%- else %}}{default.removesuffix(chr(10))}{{%- endif %}}"
+
+
+def _too_large(size: int) -> Refused:
+    return Refused(f"The chat template has {size} bytes; at most {MAX_BYTES} are read.", code="template_too_large")
+
+
+def probed(task: Task, path: str, text: str, special: Mapping[str, str]) -> Template:
+    if len(text.encode()) > MAX_BYTES:
+        raise _too_large(len(text.encode()))
+    return Template(path=path, tool_format="hermes" if "<tool_call>" in text else "")

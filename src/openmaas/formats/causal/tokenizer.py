@@ -1,0 +1,154 @@
+"""A generator's tokenizer.json: held against what loading it could do, and against transformers' own reading of the folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused
+from openmaas.engines.huggingface.encoder import library, quietly, reason
+from openmaas.formats.base import Task
+from openmaas.formats.files import free_name
+from openmaas.formats.huggingface.sentences import LONG, SENTENCES
+from openmaas.formats.huggingface.tokenizer import MAX_BYTES, MAX_TOKENS, TOKENIZER
+from openmaas.processing.generation.codec import TokenCodec
+from openmaas.processing.text import load_tokenizer
+
+_SECONDS = 10.0
+"""For texts of which any tokenizer that is known needs a hundredth of that."""
+_OTHERS = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spiece.model")
+_TEXTS = (
+    *SENTENCES,
+    LONG,
+    " leading and trailing ",
+    "  two  spaces\n\nand\ttabs\r\n",
+    "x=1234567890;  if(a[i]!=b){}",
+    "🙂👨‍👩‍👧🚀",
+)
+_HARD = ("a" * 20_000, " " * 20_000, "\n" * 20_000, "aA1 !" * 4_000, "模" * 20_000)
+"""What a careless pattern takes minutes for."""
+
+
+class Tokenizer(NamedTuple):
+    """path: of the tokenizer.json relative to the pushed files or, where `added`, to the output. loaded: by `tokenizers`."""
+
+    path: str
+    added: bool
+    loaded: Any
+    notes: tuple[str, ...] = ()
+
+
+def take_tokenizer(task: Task, folder: Path) -> Tokenizer:
+    """The folder's tokenizer.json; a new one where transformers reads the folder otherwise. Raises InvalidInput or Refused."""
+    own = folder / TOKENIZER
+    if not own.is_file():
+        raise _missing(folder)
+    loaded = open_tokenizer(own)
+    notes = []
+    try:
+        theirs = _as_transformers(folder)
+    except OpenMaaSError as error:
+        notes.append(error.message)
+        theirs = None
+    if theirs is None or _alike(loaded, theirs):
+        return Tokenizer(own.relative_to(task.folder).as_posix(), False, loaded, tuple(notes))
+    notes.append("transformers reads the tokenizer's files otherwise than its tokenizer.json alone; its reading serves.")
+    path = write_tokenizer(task, theirs)
+    return Tokenizer(path, True, open_tokenizer(task.output / path), tuple(notes))
+
+
+def write_tokenizer(task: Task, tokenizer: Any) -> str:
+    """As a new file; its path below the output."""
+    name = free_name(task.folder, TOKENIZER)
+    path = task.output / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(tokenizer.to_str(), "utf-8")
+    return name
+
+
+def open_tokenizer(path: Path) -> Any:
+    """A tokenizers.Tokenizer that the serving side can use and that ends in time. Raises InvalidInput or Refused."""
+    if path.stat().st_size > MAX_BYTES:
+        raise Refused(f"{path.name!r} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read.", code="damaged")
+    loaded = _load(path)
+    count = loaded.get_vocab_size(with_added_tokens=True)
+    if not 0 < count <= MAX_TOKENS:
+        raise Refused(f"The tokenizer has {count} tokens; 1 to {MAX_TOKENS} are served.", code="damaged")
+    if not _ends_in_time(lambda: loaded.encode_batch_fast(list(_HARD))):
+        raise Refused(
+            f"The tokenizer takes longer than {_SECONDS:g} s for texts of 20000 characters.",
+            code="unsupported_tokenizer",
+            next_step="Look for a pattern in its 'pre_tokenizer' that goes back and forth.",
+        )
+    return loaded
+
+
+def _load(path: Path) -> Any:
+    try:
+        loaded = load_tokenizer(path)
+        TokenCodec(load_tokenizer(path))
+    except MemoryError:
+        raise
+    except OpenMaaSError as error:
+        if error.code == "library_missing":
+            raise
+        raise InvalidInput(error.message, code="invalid_tokenizer", next_step=_HOW) from None
+    except BaseException as error:  # a panic in the library's Rust is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise InvalidInput(
+            f"The tokenizer cannot be loaded: {reason(error)}", code="invalid_tokenizer", next_step=_HOW
+        ) from None
+    return loaded
+
+
+_HOW = "Write it again: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers writes tokenizer.json."
+
+
+def _missing(folder: Path) -> InvalidInput:
+    others = [name for name in _OTHERS if (folder / name).is_file()]
+    beside = f" It has {', '.join(others)}." if others else ""
+    return InvalidInput(f"The folder has no {TOKENIZER}.{beside}", code="invalid_tokenizer", next_step=_HOW)
+
+
+def _as_transformers(folder: Path) -> Any | None:
+    """As AutoTokenizer has it, None where transformers is not installed. Raises OpenMaaSError where it cannot load it."""
+    if find_spec("transformers") is None:
+        return None
+    transformers = library()
+    try:
+        with quietly():
+            found = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_fast=True
+            )
+    except MemoryError:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise OpenMaaSError(f"transformers cannot load the tokenizer; its tokenizer.json serves: {reason(error)}") from None
+    return getattr(found, "backend_tokenizer", None)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether both give the same ids for texts of many kinds, and know the same tokens."""
+    ids = [[encoding.ids for encoding in each.encode_batch_fast(list(_TEXTS))] for each in (one, other)]
+    return ids[0] == ids[1] and one.get_vocab(True) == other.get_vocab(True)
+
+
+def _ends_in_time(work: Callable[[], object]) -> bool:
+    """Whether it comes to an end, in a child of this process that an alarm ends even within a library."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return not os.WIFSIGNALED(status)
