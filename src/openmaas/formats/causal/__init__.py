@@ -1,4 +1,4 @@
-"""Hugging Face folders of decoders, which generate text: safetensors, tokenizer.json, config. Read as data, no code of theirs."""
+"""Hugging Face folders of decoders, which generate text: safetensors, tokenizer.json, config. Read as data; no code."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from openmaas.core.generation import Generator
 from openmaas.core.manifest import Artifact
 from openmaas.formats.base import Examined, Task
 from openmaas.formats.causal.figures import context_of, defaults_of, end_of, special_of, vocabulary_of
-from openmaas.formats.causal.folder import Decoder, Said, read_decoder
+from openmaas.formats.causal.folder import Said, read_decoder
 from openmaas.formats.causal.proof import prove
 from openmaas.formats.causal.shapes import check_shapes
 from openmaas.formats.causal.template import take_template
@@ -75,6 +75,3 @@ def require_ids(tokenizer: Any, vocabulary: int) -> None:
             code="vocabulary_mismatch",
             next_step="Push the tokenizer that the model was trained with.",
         )
-
-
-__all__ = ["KIND", "Decoder", "examine", "read_generator", "require_ids"]

@@ -1,4 +1,4 @@
-"""A decoder run once at push, where it fits into the memory of the examination: its weights and its first answer are numbers."""
+"""A decoder run once at push, where it fits into the memory of the examination: weights and first answer are numbers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def fits(size: int) -> bool:
 def prove(decoder: Decoder) -> list[str]:
     """What a person should know. Raises InvalidInput where weights or answers are not finite, Refused where it does not run."""
     if not fits(decoder.size):
-        return [
-            f"Its weights have {decoder.size} bytes, too many to be run within OPENMAAS_EXAMINE_MEMORY: only read, not run."
-        ]
+        return [f"Its weights have {decoder.size} bytes, too many for OPENMAAS_EXAMINE_MEMORY: it was not run."]
     import torch
 
     model = _load(decoder.said.path)

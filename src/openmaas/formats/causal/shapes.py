@@ -1,4 +1,4 @@
-"""Whether a folder's weights are those of the model that its configuration describes: by names and shapes, no weight is read."""
+"""Whether a folder's weights are those of the model that its configuration describes: names and shapes, no weight is read."""
 
 from __future__ import annotations
 
