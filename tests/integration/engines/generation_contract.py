@@ -51,8 +51,8 @@ class Run:
         return progresses
 
     def until(self, ended: Iterable[int], seconds: float = 30.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not all(id in self.finish or id in self.errors for id in ended):
+        deadline, wanted = time.monotonic() + seconds, list(ended)
+        while not all(each in self.finish or each in self.errors for each in wanted):
             assert time.monotonic() < deadline and self.engine.busy, "requests hang"
             self.step()
 
