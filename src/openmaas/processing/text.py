@@ -64,6 +64,22 @@ class Texts(Before):
             offsets=tuple(tuple(encoding.offsets) for encoding in encodings) if self._offsets else (),
         )
 
+    def prepare_ids(self, rows: Sequence[Sequence[int]]) -> Prepared:
+        """The same of token ids, special ones among them, none empty. Raises InvalidInput for what is no id."""
+        limit, vocabulary = self._declared.max_length, self._whole.get_vocab_size()
+        for row, ids in enumerate(rows):
+            if (wrong := next((token for token in ids if not 0 <= token < vocabulary), None)) is not None:
+                raise InvalidInput(f"{self._row(row)} holds {wrong}; token ids are below {vocabulary}.", code="invalid_token")
+        lengths = tuple(map(len, rows))
+        notes = tuple(
+            {"row": row, "truncated": True, "tokens": length, "limit": limit}
+            for row, length in enumerate(lengths)
+            if length > limit
+        )
+        encodings = [_Ids(ids[:limit]) for ids in rows]
+        lengths = tuple(min(length, limit) for length in lengths)
+        return Prepared(inputs=self._tensors(encodings, lengths), lengths=lengths, notes=notes)
+
     def _encode(self, tokenizer: Any, texts: Sequence[Row]) -> list[Any]:
         """Releases the interpreter's lock while it works."""
         encode = tokenizer.encode_batch if self._offsets else tokenizer.encode_batch_fast
@@ -115,8 +131,18 @@ class Texts(Before):
         return f"Row {row} of {self._declared.name!r}"
 
 
-def load_tokenizer(path: Path) -> Any:
-    """A tokenizers.Tokenizer. Raises EngineFailed with what the library said."""
+class _Ids:
+    """Token ids as an encoding of the library shows them, all of one text."""
+
+    __slots__ = ("ids", "type_ids")
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = ids
+        self.type_ids = [0] * len(ids)
+
+
+def load_tokenizer(path: Path, extra: str = "text") -> Any:
+    """A tokenizers.Tokenizer. Raises EngineFailed with what the library said, or the extra to install."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a replica has its share of the cores, and batches of its own
     try:
         from tokenizers import Tokenizer
@@ -124,7 +150,7 @@ def load_tokenizer(path: Path) -> Any:
         raise EngineFailed(
             "The model reads texts, and tokenizers is not installed here.",
             code="library_missing",
-            next_step="pip install 'openmaas[text]' where the server runs.",
+            next_step=f"pip install 'openmaas[{extra}]' where the server runs.",
         ) from None
     try:
         return Tokenizer.from_file(str(path))

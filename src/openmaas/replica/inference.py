@@ -48,7 +48,7 @@ class Inference(Work):
     def prepare(self) -> None:
         """Make the engine's inputs. Raises what is wrong with the rows."""
         begun = time.monotonic()
-        prepared = self.prepared = self.server.processor.prepare(self.raw)
+        prepared = self.prepared = self.read(self.raw)
         self.raw = None
         self.inputs = prepared.inputs
         self.key = tuple([array.shape[1:] for array in self.inputs.values()])
@@ -59,6 +59,10 @@ class Inference(Work):
         else:
             self._split()
         self.prepare_time = time.monotonic() - begun
+
+    def read(self, raw: Any) -> Prepared:
+        """What the engine gets of the raw rows."""
+        return self.server.processor.prepare(raw)
 
     def _split(self) -> None:
         """Several rows for an engine that takes one at a time go there one after the other."""

@@ -8,17 +8,42 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from openmaas.core.contracts import ReplicaSpec
 from openmaas.core.errors import EngineFailed, OpenMaaSError
-from openmaas.core.link import LinkServer
+from openmaas.core.link import IncomingCall, LinkServer
 from openmaas.core.log import get_logger
 from openmaas.core.memory import settle
 from openmaas.core.settings import Settings
 
+if TYPE_CHECKING:
+    from openmaas.engines import Engine
+
 DO_NOT_RETRY = 3
 """Exit status of a replica whose model can never be loaded as things are: restarting it would change nothing."""
+RETRY = 1
+"""Exit status of one whose engine broke while it served: the next may do better."""
+_TOLD = 1.0
+"""Seconds that callers have to read why it ends, when its engine broke."""
+
+
+class Server(Protocol):
+    """What answers a replica's calls: server.ReplicaServer, or generation.GenerationServer where it generates text."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def in_flight(self) -> int: ...
+
+    def handle(self, call: IncomingCall) -> None: ...
+
+    def health(self) -> bytes: ...
+
+    def close(self) -> None: ...
 
 
 async def serve(spec: ReplicaSpec, address: str, settings: Settings) -> None:
@@ -29,25 +54,29 @@ async def serve(spec: ReplicaSpec, address: str, settings: Settings) -> None:
     limit_threads(spec.threads)
     if spec.memory is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (spec.memory, spec.memory))
-    # Imported after the limits: numpy's and the engine's libraries read the thread settings when they are loaded.
-    from openmaas.replica.server import ReplicaServer
-
     log = get_logger("replica")
-    engine, processor = _load(spec, settings)
-    log.info("loaded", replica=spec.id, model=spec.model, version=spec.version, engine=engine.describe())
-    server = ReplicaServer(spec, engine, settings.max_body, processor)
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[OpenMaaSError | None] = loop.create_future()
+
+    def end(cause: OpenMaaSError | None = None) -> None:
+        if not stop.done():
+            stop.set_result(cause)
+
+    server = await _load(spec, settings, end)
+    log.info("loaded", replica=spec.id, model=spec.model, version=spec.version, engine=server.engine.describe())
     link = LinkServer(server.handle, health=server.health)
-    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     settle()
     await link.listen(address)
-    await stop.wait()
+    broken = await stop
     log.info("draining", replica=spec.id)
-    if not await link.drain(settings.drain_timeout):
-        log.warning("drain_incomplete", replica=spec.id, in_flight=server.batcher.in_flight)
+    if not await link.drain(_TOLD if broken else settings.drain_timeout):
+        log.warning("drain_incomplete", replica=spec.id, in_flight=server.in_flight)
     server.close()
     link.close()
+    if broken is not None:
+        fail(broken.code, str(broken), RETRY)
 
 
 def limit_threads(threads: int) -> None:
@@ -56,9 +85,9 @@ def limit_threads(threads: int) -> None:
         os.environ.setdefault(name, str(max(1, threads)))
 
 
-def _load(spec: ReplicaSpec, settings: Settings):  # type: ignore[no-untyped-def]
+async def _load(spec: ReplicaSpec, settings: Settings, on_broken: Callable[[OpenMaaSError], None]) -> Server:
+    # Imported after the limits: numpy's and the engine's libraries read the thread settings when they are loaded.
     from openmaas.engines import EngineSpec, create_engine
-    from openmaas.processing import open_processing
 
     try:
         folder = _files(spec, settings)
@@ -67,13 +96,32 @@ def _load(spec: ReplicaSpec, settings: Settings):  # type: ignore[no-untyped-def
         threads = max(1, choice.threads or spec.threads)
         engine.load(EngineSpec(folder=folder, manifest=spec.manifest, threads=threads, choice=choice))
         engine.warm()
-        processor = open_processing(spec.manifest, folder)
+        return await _server(spec, engine, folder, settings.max_body, on_broken)
     except MemoryError:
         limit = f"{spec.memory / 2**20:.0f} MiB" if spec.memory else "the machine's"
         fail("memory_limit", f"The model does not fit into its memory limit ({limit}).")
     except OpenMaaSError as error:
         fail(error.code if error.code != EngineFailed.default_code else "load_failed", str(error))
-    return engine, processor
+
+
+async def _server(
+    spec: ReplicaSpec, engine: Engine, folder: Path, max_body: int, on_broken: Callable[[OpenMaaSError], None]
+) -> Server:
+    if spec.manifest.generator is None:
+        from openmaas.processing import open_processing
+        from openmaas.replica.server import ReplicaServer
+
+        return ReplicaServer(spec, engine, max_body, open_processing(spec.manifest, folder))
+    from openmaas.engines import GenerationEngine
+    from openmaas.processing.generation import open_generation
+    from openmaas.replica.generation import GenerationServer
+
+    if not isinstance(engine, GenerationEngine):
+        raise EngineFailed(f"The engine {engine.name} generates no text, and this version does nothing else.")
+    text = open_generation(spec.manifest, folder)
+    if text.template is not None:
+        await text.template.start()  # a process that ends with this one
+    return GenerationServer(spec, engine, max_body, text, on_broken)
 
 
 def _files(spec: ReplicaSpec, settings: Settings) -> Path:
@@ -82,8 +130,8 @@ def _files(spec: ReplicaSpec, settings: Settings) -> Path:
     return open_blobs(settings).materialize(spec.manifest, settings.home_path / "cache" / spec.digest)
 
 
-def fail(code: str, message: str) -> None:
+def fail(code: str, message: str, status: int = DO_NOT_RETRY) -> NoReturn:
     """End the process with a cause that the supervisor can read."""
     sys.stderr.write(json.dumps({"openmaas_cause": {"code": code, "message": message}}) + "\n")
     sys.stderr.flush()
-    raise SystemExit(DO_NOT_RETRY)
+    raise SystemExit(status)

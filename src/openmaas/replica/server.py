@@ -18,12 +18,15 @@ from openmaas.core.processing import Labels
 from openmaas.engines import Engine
 from openmaas.processing import Processor
 from openmaas.protocols import codings, oip
+from openmaas.protocols.openai import decode_embeddings
 from openmaas.protocols.plain import Decoded, PlainDecoder
 from openmaas.replica.batcher import Batcher, Tensors, engine_error
+from openmaas.replica.embeddings import EmbeddingAnswer, embeds
 from openmaas.replica.inference import LARGE, Inference, PlainPrediction, Prediction, raw_rows, refuse_top
 
 _decode_call = msgspec.msgpack.Decoder(Call).decode
 _encode = msgspec.msgpack.Encoder().encode
+_PREDICTS = frozenset({"infer", "v1_predict", "predict", "embeddings"})
 _Kind = TypeVar("_Kind", bound=Inference)
 _LARGE_CODED = 1024  # a thousandfold of it may come out
 
@@ -40,7 +43,7 @@ class ReplicaServer:
         self._manifest = spec.manifest
         self.batchable = spec.manifest.batchable
         self._signature = spec.manifest.signature
-        self._engine = engine
+        self.engine = engine
         self._max_body = max_body
         self.version = str(spec.version)
         self.processor = processor or Processor(self._signature, None, None, None)
@@ -66,10 +69,15 @@ class ReplicaServer:
             max_tokens=spec.max_tokens,
         )
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being decoded, wait or run."""
+        return self.batcher.in_flight + self._preparing
+
     def handle(self, call: IncomingCall) -> None:
         """Start one call; it ends by itself, now or later. Raises the error that ends it at once."""
         head = _decode_call(call.header)
-        if head.operation in ("infer", "v1_predict", "predict"):
+        if head.operation in _PREDICTS:
             self.batcher.check_room()
             size = len(call.payload)
             if size >= (_LARGE_CODED if head.content_encoding else LARGE):
@@ -89,8 +97,7 @@ class ReplicaServer:
     def health(self) -> bytes:
         """The answer to a ping, msgpack of contracts.Health."""
         statistics, batcher = self.batcher.statistics, self.batcher
-        in_flight = batcher.in_flight + self._preparing
-        return _encode(Health(True, statistics.success.count, in_flight, batcher.queued, batcher.stalled))
+        return _encode(Health(True, statistics.success.count, self.in_flight, batcher.queued, batcher.stalled))
 
     def close(self) -> None:
         self.batcher.close()
@@ -98,7 +105,7 @@ class ReplicaServer:
             task.cancel()
         self._large_thread.shutdown(wait=False, cancel_futures=True)
         self._preparers.shutdown(wait=False, cancel_futures=True)
-        self._engine.close()
+        self.engine.close()
 
     def beside(self, call: IncomingCall, work: Coroutine[Any, Any, None]) -> None:
         """Go on with a call in a task. What the task raises ends the call."""
@@ -117,6 +124,8 @@ class ReplicaServer:
             work = Inference(self, call, head, request, timeout, raw_rows(request.inputs) if request.raw else None)
         elif head.operation == "v1_predict":
             work = self._plainly(Prediction, call, head, self._plain.decode_v1(body))
+        elif head.operation == "embeddings":
+            work = self._embedding(call, head, body)
         else:
             if head.top and not self._names_classes:
                 raise refuse_top()
@@ -130,6 +139,18 @@ class ReplicaServer:
     def _plainly(self, kind: type[_Kind], call: IncomingCall, head: Call, decoded: Decoded) -> _Kind:
         raw = decoded.rows if decoded.inputs is None else None
         return kind(self, call, head, oip.InferRequest(decoded.inputs or {}), head.timeout, raw)
+
+    def _embedding(self, call: IncomingCall, head: Call, body: bytes) -> EmbeddingAnswer:
+        if not embeds(self._manifest.processing, self.processor.before):
+            raise InvalidInput(
+                f"{head.deployment!r} makes no vectors of texts.",
+                code="does_not_embed",
+                next_step=f"POST to /predict/{head.deployment} or /v2/models/{head.deployment}/infer.",
+            )
+        ask = decode_embeddings(body)
+        work = EmbeddingAnswer(self, call, head, oip.InferRequest({}), head.timeout, ask.inputs)
+        work.ask = ask
+        return work
 
     def check_rows(self, inputs: Tensors) -> None:
         """Whether an engine with a fixed number of rows gets as many. Raises InvalidInput."""
@@ -193,7 +214,11 @@ class ReplicaServer:
             return oip.model_config(head.deployment, self._manifest, self._spec.max_batch, self.processor.public)
         if head.operation == "statistics":
             return self.batcher.statistics.as_wire(head.deployment, self._spec.version)
-        raise InvalidInput(f"The replica does not know the operation {head.operation!r}.")
+        raise InvalidInput(
+            f"{head.deployment!r} does not generate text.",
+            code="does_not_generate",
+            next_step=f"POST to /predict/{head.deployment} or /v2/models/{head.deployment}/infer.",
+        )
 
 
 def _prepare_if_wanted(work: Inference) -> None:

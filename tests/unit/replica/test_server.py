@@ -7,7 +7,7 @@ import gzip
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,7 +33,6 @@ class Doubling(Engine):
         self.gate = threading.Event()
         self.gate.set()
         self.answer: Any = None
-        self.closed = False
 
     def load(self, spec: EngineSpec) -> None:
         pass
@@ -43,16 +42,6 @@ class Doubling(Engine):
         self.gate.wait(10)
         (values, *_) = inputs.values()
         return self.answer(values) if self.answer is not None else {"y": values * 2 if values.dtype != object else values}
-
-    def generate(self, inputs: Tensors) -> Iterator[bytes]:
-        try:
-            for number in range(int(inputs["x"][0, 0])):
-                time.sleep(0.001)
-                if number == 5:
-                    raise ValueError("broke at /home/me/x.bin")
-                yield b"%d" % number
-        finally:
-            self.closed = True
 
     def describe(self) -> dict[str, str]:
         return {}
@@ -360,43 +349,3 @@ async def test_others_are_served_while_a_large_body_is_read() -> None:
         await large
         assert pings > 3
         assert slowest < 0.7 * (time.monotonic() - begun)
-
-
-# ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def stream(one: Replica, count: int) -> Any:
-    return one.link.stream(encode(Call("generate", "r", 10.0, deployment="m")), body(tensor([1, 2], "FP32", [count, 0])))
-
-
-async def test_a_stream_from_beginning_to_end() -> None:
-    async with replica() as one:
-        assert [chunk async for chunk in stream(one, 4)] == [b"0", b"1", b"2", b"3"]
-        assert one.engine.closed
-
-
-async def test_a_stream_that_breaks_tells_why_and_not_where() -> None:
-    async with replica() as one:
-        seen = []
-        with pytest.raises(EngineFailed, match=r"broke at x\.bin"):
-            async for chunk in stream(one, 9):
-                seen.append(chunk)  # noqa: PERF401 - what came before the error is looked at
-        assert seen == [b"0", b"1", b"2", b"3", b"4"]
-
-
-async def test_a_stream_that_its_caller_leaves_stops() -> None:
-    async with replica() as one:
-        chunks = stream(one, 5)
-        async for _ in chunks:
-            break
-        await chunks.aclose()
-        while not one.engine.closed:
-            await asyncio.sleep(0.001)
-        assert (await one.health()).in_flight == 0
-
-
-async def test_a_stream_with_bad_input_fails_before_it_begins() -> None:
-    async with replica() as one:
-        with pytest.raises(InvalidInput):
-            async for _ in one.link.stream(encode(Call("generate", "r", 10.0)), b"{}"):
-                pass
