@@ -36,7 +36,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     requests may share a batch; checked too. padding: rows of different lengths may, when they are padded; proved on the sample.
     converted: the ONNX file that the pusher made from `entry` and compared with it. processing: before and after the engine,
     each in place of what was found out. labels: short for an output of that kind, the classes' names in score order.
-    generator: makes of a dummy one that generates text.
+    sample: which file is the sample, where the push does not say it. generator: makes of a dummy one that generates text.
     """
 
     format: str | None = None
@@ -47,6 +47,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     padding: Padding | None = None
     processing: Processing | None = None
     labels: tuple[str | int, ...] = ()
+    sample: str | None = None
     generator: Generator | None = None
     options: dict[str, Any] = {}
     metadata: dict[str, Any] = {}

@@ -89,14 +89,15 @@ def examine_folder(request: Request) -> Examined:
     """What the pushed files are. Raises InvalidInput or Refused."""
     folder = Path(request.folder)
     files = list_files(folder)
-    if request.sample is not None:
-        file_inside(folder, request.sample, "The sample")
     _refuse_pickles(folder, files, request.approved)
     description = read_description(folder)
+    sample = request.sample or description.sample
+    if sample is not None:
+        file_inside(folder, sample, "The sample")
     task = Task(
         folder=folder,
         output=Path(request.output),
-        sample=request.sample,
+        sample=sample,
         parity=request.parity,
         approved=frozenset(request.approved),
         description=description,
@@ -105,7 +106,7 @@ def examine_folder(request: Request) -> Examined:
         examined = _examine_converted(task)
     else:
         _require_no_claim(request.parity)
-        examined = _examine(task, [file for file in files if file != request.sample])
+        examined = _examine(task, [file for file in files if file != sample])
     _require_proved_padding(description, examined)
     if examined.generator != description.generator:
         refuse_unused(description, examined.format, "generator")

@@ -37,21 +37,26 @@ class Tokenizer(NamedTuple):
 
 def take_tokenizer(task: Task, folder: Path) -> Tokenizer:
     """The folder's tokenizer.json; a new one where transformers reads the folder otherwise. Raises InvalidInput or Refused."""
-    own = folder / TOKENIZER
-    if not own.is_file():
-        raise _missing(folder)
-    loaded = open_tokenizer(own)
+    own = keep_tokenizer(task, folder)
     notes = []
     try:
         theirs = _as_transformers(folder)
     except OpenMaaSError as error:
         notes.append(error.message)
         theirs = None
-    if theirs is None or _alike(loaded, theirs):
-        return Tokenizer(own.relative_to(task.folder).as_posix(), False, loaded, tuple(notes))
+    if theirs is None or _alike(own.loaded, theirs):
+        return own._replace(notes=tuple(notes))
     notes.append("transformers reads the tokenizer's files otherwise than its tokenizer.json alone; its reading serves.")
     path = write_tokenizer(task, theirs)
     return Tokenizer(path, True, open_tokenizer(task.output / path), tuple(notes))
+
+
+def keep_tokenizer(task: Task, folder: Path) -> Tokenizer:
+    """The folder's tokenizer.json as it is. Raises InvalidInput or Refused."""
+    own = folder / TOKENIZER
+    if not own.is_file():
+        raise _missing(folder)
+    return Tokenizer(own.relative_to(task.folder).as_posix(), False, open_tokenizer(own))
 
 
 def write_tokenizer(task: Task, tokenizer: Any) -> str:

@@ -20,9 +20,10 @@ class OpenVinoFormat(Format):
     name = "openvino"
 
     def find(self, folder: Path, files: Sequence[str]) -> list[str]:
+        from openmaas.formats.genai.folder import is_entry
         from openmaas.formats.openvino.xml import is_graph
 
-        return [file for file in files if is_graph(folder / file)]
+        return [file for file in files if is_graph(folder / file) and not is_entry(folder, file)]
 
     def examine(self, task: Task, entry: str) -> Examined:
         from openmaas.formats import overrides
