@@ -13,6 +13,7 @@ _TAKES = ("input_ids", "attention_mask", "beam_idx")
 _LABELS = {
     "f32": "f32", "bf16": "bf16", "f16": "f16", "i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4", "nf4": "nf4",
 }  # fmt: skip
+_MAX_AXES = 8
 _NEXT = "Export it with optimum-intel: optimum-cli export openvino --task text-generation-with-past."
 
 
@@ -57,15 +58,10 @@ class Graph(Reader):
         """A constant of one axis is a norm or a bias, one whose last axis is 1 the scale of a group of packed weights."""
         axes = [axis.strip() for axis in attributes.get("shape", "").split(",")]
         kind = attributes.get("element_type", "")
-        if (
-            len(axes) < 2
-            or axes[-1] == "1"
-            or kind not in _LABELS
-            or not all(axis.isascii() and axis.isdigit() for axis in axes)
-        ):
+        if kind not in _LABELS or not 2 <= len(axes) <= _MAX_AXES or axes[-1] == "1":
             return
-        count = math.prod(int(axis[:18]) for axis in axes[:8])
-        self.counts[kind] = self.counts.get(kind, 0) + count
+        if all(axis.isascii() and axis.isdigit() and len(axis) < 19 for axis in axes):
+            self.counts[kind] = self.counts.get(kind, 0) + math.prod(map(int, axes))
 
 
 def read_graph(folder: Path, entry: str) -> Graph:
