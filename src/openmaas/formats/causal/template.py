@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from openmaas.core.errors import InvalidInput, Refused
+from openmaas.core.errors import EngineFailed, InvalidInput, Refused
 from openmaas.core.generation import ToolFormat
 from openmaas.formats.base import Task
 from openmaas.formats.causal.folder import Said
 from openmaas.formats.files import free_name
+from openmaas.processing.generation import probe_template
 
 TEMPLATE = "chat_template.jinja"
 MAX_BYTES = 256 << 10
@@ -29,7 +30,7 @@ def take_template(task: Task, said: Said, special: Mapping[str, str]) -> Templat
     """The folder's own, from wherever transformers would take it. Raises Refused for one that would do harm."""
     own = said.path / TEMPLATE
     if own.is_file():
-        return probed(task, own.relative_to(task.folder).as_posix(), _text_of(own), special)
+        return probed(own.relative_to(task.folder).as_posix(), _text_of(own), special)
     found = said.tokenizer.get("chat_template")
     text = found if isinstance(found, str) else _joined(found) if isinstance(found, list) else ""
     return written(task, text, special) if text else Template()
@@ -38,7 +39,7 @@ def take_template(task: Task, said: Said, special: Mapping[str, str]) -> Templat
 def written(task: Task, text: str, special: Mapping[str, str]) -> Template:
     """A template that stood elsewhere, as a file of its own."""
     name = free_name(task.folder, TEMPLATE)
-    template = probed(task, name, text, special)
+    template = probed(name, text, special)
     if not template.path:
         return template
     path = task.output / name
@@ -71,7 +72,16 @@ def _too_large(size: int) -> Refused:
     return Refused(f"The chat template has {size} bytes; at most {MAX_BYTES} are read.", code="template_too_large")
 
 
-def probed(task: Task, path: str, text: str, special: Mapping[str, str]) -> Template:
+def probed(path: str, text: str, special: Mapping[str, str]) -> Template:
+    """Rendered once, in a child of limited means: one that fails on a plain question is not used, and a note says why."""
     if len(text.encode()) > MAX_BYTES:
         raise _too_large(len(text.encode()))
-    return Template(path=path, tool_format="hermes" if "<tool_call>" in text else "")
+    try:
+        probe = probe_template(text, special)
+    except EngineFailed as error:
+        return Template(path=path, notes=(f"The chat template was not tried: {error.message}",))
+    if probe.renders:
+        return Template(path=path, tool_format=probe.tool_format)
+    if probe.code not in ("template_failed", "template_refused") or "SecurityError" in probe.problem:
+        raise Refused(probe.problem, code=probe.code, next_step="Push the model with another chat template, or without one.")
+    return Template(notes=(f"Its chat template is not used. {probe.problem}",))
