@@ -122,6 +122,7 @@ def _deployment(session: Session, revisions: list[Running], seen: Mapping[str, R
         aliases=_aliases(session, row, set(traffic)),
         replicas=tuple(replica for one in revisions if _visible(one, serving) for replica in _replicas(one, seen)),
         timeout=decode_options((serving or revisions[-1]).revision.options).timeout,
+        created=row.created_at,
     )
 
 

@@ -1,33 +1,35 @@
 """What a request to the gateway means: route, gate, a replica, the answer. Decode, call, encode; no rule lives here.
 
-A prediction passes without a task of its own: its head is judged when it has come, its body is forwarded when that has come,
-and the replica's answer is written from the link's callback.
+A prediction passes without a task of its own: its head is judged when it has come, its body is forwarded when that has come
+(where the body names the deployment, that is looked up then), and the replica's answer is written from the link's callback,
+whole or part by part.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import secrets
 
 import msgspec
 
-from openmaas.core.contracts import Answer, Call, Key, Operation, Timing, encode
-from openmaas.core.errors import DeadlineExceeded, InvalidInput, OpenMaaSError, http_body
+from openmaas.core.contracts import Answer, Key, encode
+from openmaas.core.errors import DeadlineExceeded, InvalidInput, OpenMaaSError, Unavailable, UnsupportedMedia
 from openmaas.core.log import get_logger
 from openmaas.core.settings import Settings
 from openmaas.gateway.forward import Forward
 from openmaas.gateway.gate import Gate
+from openmaas.gateway.heads import answer_headers, call_head, stream_headers, timeout_of
 from openmaas.gateway.http import Request
 from openmaas.gateway.metrics import Metrics
 from openmaas.gateway.pages import Pages
-from openmaas.gateway.router import Router, Target
+from openmaas.gateway.refusals import WrongMethod, last_event, refusal
+from openmaas.gateway.router import Asked, Router, Target
+from openmaas.protocols import openai
 from openmaas.protocols.routes import Route, parse_path
 
 _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
-_OPERATIONS: dict[str, Operation] = {"infer": "infer", "v1_predict": "v1_predict", "predict": "predict"}
 _KNOWN_PATHS = 4096
 _KNOWN_PATH_SIZE = 256
 
@@ -36,6 +38,8 @@ class Exchange:
     """One request on its way: who it is, what it asks for, the place that it holds at the gate."""
 
     route: Route | None = None
+    key: Key | None = None
+    asked: Asked = ("", "")
     target: Target | None = None
     version: int | None = None
     deployment = ""
@@ -51,6 +55,13 @@ class Exchange:
     def answered(self, header: bytes, body: bytes, error: OpenMaaSError | None) -> None:
         """What became of the forwarded call."""
         self.door.answer(self, header, body, error)
+
+    def part(self, header: bytes, body: bytes) -> None:
+        """A part of a streamed answer; the first has its head."""
+        if self.request.streaming:
+            self.request.write(body)
+        else:
+            self.door.open_stream(self, header, body)
 
     def late(self) -> None:
         self._cancel()
@@ -106,11 +117,11 @@ class Door:
         if given is not None and not _REQUEST_ID.fullmatch(given):
             raise InvalidInput("X-Request-ID must be 1 to 128 printable ASCII characters.", code="invalid_header")
         if not route.open:
-            key = self._gate.authenticate(request.header(b"authorization"), request.header(b"x-api-key"))
+            exchange.key = self._gate.authenticate(request.header(b"authorization"), request.header(b"x-api-key"))
         if request.method != route.method and not (request.method == "HEAD" and route.method == "GET"):
-            raise _WrongMethod(route)
+            raise WrongMethod(route)
         if route.predicts:
-            self._admit(exchange, route, key)
+            self._admit(exchange, route)
 
     def run(self, request: Request) -> None:
         """Answer a request whose body has come."""
@@ -119,7 +130,7 @@ class Door:
         try:
             assert exchange.route is not None
             if exchange.route.predicts:
-                self._predict(exchange)
+                self._predict(exchange, exchange.route)
             else:
                 exchange.task = self._loop.create_task(self._page(exchange, exchange.route))
         except OpenMaaSError as error:
@@ -128,34 +139,37 @@ class Door:
             self._unexpected(exchange, error)
 
     def refuse(self, request: Request, error: OpenMaaSError) -> None:
+        """Tell an error; in the middle of a stream by its last event."""
         exchange: Exchange = request.state or self._exchange(request)
-        headers = f"content-type: application/json\r\nx-request-id: {exchange.request_id}\r\n"
-        if error.status in (429, 503):
-            headers += f"retry-after: {max(1, math.ceil(error.retry_after or 1))}\r\n"
-        elif error.status == 401:
-            headers += "www-authenticate: Bearer\r\n"
-        elif isinstance(error, _WrongMethod):
-            headers += f"allow: {error.allowed}\r\n"
-        self._end(exchange, error.status, headers, msgspec.json.encode(http_body(error.to_wire(exchange.request_id))))
+        if not request.streaming:
+            self._end(exchange, error.status, *refusal(exchange.route, error, exchange.request_id))
+            return
+        assert exchange.route is not None
+        request.write(last_event(exchange.route, error, exchange.request_id))
+        self._end_stream(exchange, error.status, close=True)
 
     def answer(self, exchange: Exchange, header: bytes, body: bytes, error: OpenMaaSError | None) -> None:
         """Write what a replica told."""
+        request = exchange.request
         if error is not None:
-            self.refuse(exchange.request, error)
-            return
-        try:
-            head = _decode_answer(header)
-        except msgspec.MsgspecError as broken:
-            self._unexpected(exchange, broken)
-            return
-        headers = f"content-type: {head.content_type}\r\nx-request-id: {exchange.request_id}\r\n"
-        if head.json_size >= 0:
-            headers += f"inference-header-content-length: {head.json_size}\r\n"
-        if head.content_encoding:
-            headers += f"content-encoding: {head.content_encoding}\r\n"
-        if head.timing is not None:
-            headers += _server_timing(head.timing, self._loop.time() - exchange.request.started)
-        self._end(exchange, head.status, headers, body)
+            self.refuse(request, error)
+        elif request.streaming:
+            self._end_stream(exchange, 200)
+        else:
+            try:
+                head = _decode_answer(header)
+            except msgspec.MsgspecError as broken:
+                self._unexpected(exchange, broken)
+                return
+            self._end(exchange, head.status, answer_headers(head, exchange.request_id, self._since(request)), body)
+
+    def open_stream(self, exchange: Exchange, header: bytes, body: bytes) -> None:
+        """Write the head and the first part of an answer that goes on."""
+        request = exchange.request
+        head, seconds = _decode_answer(header), self._since(request)
+        request.begin_stream(head.status, stream_headers(head, exchange.request_id, seconds))
+        request.write(body)
+        self._metrics.first_part(exchange.deployment, seconds)
 
     # before the body
 
@@ -178,19 +192,29 @@ class Door:
             self._routes[target] = route
         return route
 
-    def _admit(self, exchange: Exchange, route: Route, key: Key) -> None:
-        target, exchange.version = self._router.resolve(route.deployment, route.version)
-        exchange.target = target
-        exchange.deployment = target.deployment.name
-        self._gate.authorize(key, route, target.deployment.project)
-        size = exchange.request.content_length or 0
+    def _admit(self, exchange: Exchange, route: Route) -> None:
+        request = exchange.request
+        if route.streams and self._pages.draining:
+            raise Unavailable("The gateway is about to stop; it begins nothing that may take long.", code="stopping")
+        if route.named_in_body:
+            _refuse_coded(request)
+        else:
+            self._find(exchange, route.deployment, route.version)
+        size = request.content_length or 0
         self._gate.enter(size)
         exchange.holds = size
-        request = exchange.request
         request.max_body = self._settings.max_body
         request.on_gone = exchange.gone
         if request.content_length is None:
             request.on_part = exchange.grow
+
+    def _find(self, exchange: Exchange, name: str, version: str) -> None:
+        """The deployment that is asked for, if the key may use it."""
+        assert exchange.route is not None and exchange.key is not None
+        exchange.target, exchange.version = target, _ = self._router.resolve(name, version)
+        exchange.asked = (name, version)
+        exchange.deployment = target.deployment.name
+        self._gate.authorize(exchange.key, exchange.route, target.deployment.project)
 
     def hold_more(self, exchange: Exchange, size: int) -> None:
         self._gate.grow(size)
@@ -198,16 +222,19 @@ class Door:
 
     # predictions
 
-    def _predict(self, exchange: Exchange) -> None:
-        request, target, route = exchange.request, exchange.target, exchange.route
-        assert target is not None and route is not None
-        timeout = _timeout(request, target.deployment.timeout)
-        call = encode(_call_head(request, route, exchange, timeout))
+    def _predict(self, exchange: Exchange, route: Route) -> None:
+        request, body = exchange.request, exchange.request.body
+        if route.named_in_body:
+            self._find(exchange, openai.model_of(body), "")
+        target, key = exchange.target, exchange.key
+        assert target is not None and key is not None
+        timeout = timeout_of(request, target.deployment.timeout)
+        call = encode(call_head(request, route, exchange.request_id, timeout, exchange.deployment, key.project))
         request.deadline = self._loop.time() + timeout
         request.on_late = exchange.late
-        asked = (route.deployment, route.version)
+        on_part = exchange.part if route.streams else None
         forward = Forward(
-            self._router, asked, target, exchange.version, call, request.body, request.deadline, exchange.answered
+            self._router, exchange.asked, target, exchange.version, call, body, request.deadline, exchange.answered, on_part
         )
         exchange.forward = forward
         forward.start()
@@ -237,12 +264,23 @@ class Door:
         exchange.forward = exchange.task = None
         self.count(exchange, status)
 
+    def _end_stream(self, exchange: Exchange, status: int, *, close: bool = False) -> None:
+        """status: what became of it, also where its head has said otherwise."""
+        if exchange.request.answered:
+            return
+        exchange.request.end(close=close)
+        exchange.forward = None
+        self.count(exchange, status)
+
+    def _since(self, request: Request) -> float:
+        return self._loop.time() - request.started
+
     def count(self, exchange: Exchange, status: int) -> None:
         """A request has ended: its place at the gate is free."""
         if exchange.holds >= 0:
             self._gate.leave(exchange.holds)
             exchange.holds = -1
-        seconds = self._loop.time() - exchange.request.started
+        seconds = self._since(exchange.request)
         route = exchange.route
         self._metrics.observe(route.name if route is not None else "unknown", exchange.deployment, status, seconds)
         failed = status >= 500 and not (route is not None and route.open)  # not ready yet is an answer, not a failure
@@ -274,61 +312,12 @@ class Door:
         )
 
 
-class _WrongMethod(OpenMaaSError):
-    """The route exists and wants another method."""
-
-    status, default_code = 405, "wrong_method"
-
-    def __init__(self, route: Route) -> None:
-        super().__init__(f"This route answers {route.method} only.")
-        self.allowed = route.method
-
-
-def _server_timing(timing: Timing, total: float) -> str:
-    """The Server-Timing header: milliseconds in the queue, making the batch, in the engine, and everything else.
-
-    `prepare` is there where texts, images or a table had to be made into tensors.
-    """
-    overhead = max(0.0, total - timing.queue - timing.batch - timing.model - timing.prepare)
-    prepare = f"prepare;dur={timing.prepare * 1e3:.3f}, " if timing.prepare else ""
-    return (
-        f"server-timing: {prepare}queue;dur={timing.queue * 1e3:.3f}, batch;dur={timing.batch * 1e3:.3f}, "
-        f"model;dur={timing.model * 1e3:.3f}, overhead;dur={overhead * 1e3:.3f}\r\n"
-    )
-
-
-def _timeout(request: Request, default: float) -> float:
-    """Seconds that the request may take: X-Request-Timeout, at most what the deployment allows."""
-    text = request.header(b"x-request-timeout")
-    if text is None:
-        return default
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < 86400:
-        raise InvalidInput(f"X-Request-Timeout is {text[:40]!r}; it must be seconds, like 2.5.", code="invalid_header")
-    return min(seconds, default)
-
-
-def _call_head(request: Request, route: Route, exchange: Exchange, timeout: float) -> Call:
-    json_size = -1
-    text = request.header(b"inference-header-content-length")
-    if text is not None:
-        if not (text.isascii() and text.isdigit()) or len(text) > 18:
-            raise InvalidInput(
-                f"Inference-Header-Content-Length is {text[:40]!r}; it must be a whole number.", code="invalid_header"
-            )
-        json_size = int(text)
-    plain = route.name == "predict"
-    return Call(
-        _OPERATIONS[route.name],
-        exchange.request_id,
-        timeout,
-        (request.header(b"content-type") or "") if plain else "",
-        request.header(b"content-encoding") or "",
-        request.header(b"accept-encoding") or "",
-        json_size,
-        exchange.deployment,
-        route.top,
-    )
+def _refuse_coded(request: Request) -> None:
+    """What must be read here is taken as it is: nothing is unpacked beside everybody else's requests."""
+    coding = request.header(b"content-encoding")
+    if coding is not None and coding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMedia(
+            f"This route takes no body with Content-Encoding {coding[:40]!r}.",
+            code="coding_not_taken",
+            next_step="Send the JSON as it is.",
+        )

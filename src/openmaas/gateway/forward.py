@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from openmaas.core.errors import LinkLost, OpenMaaSError, Unavailable
-from openmaas.core.link import Link, OnEnd
+from openmaas.core.link import Link, OnChunk, OnEnd
 from openmaas.gateway.router import Asked, Router, Target
 
 
@@ -15,16 +15,19 @@ class Forward:
     A prediction changes nothing, so one that was lost with its replica, or that a full replica refused, is tried once more on
     another. Where no replica is in the rotation, the call waits for one, up to the hold time or `deadline` (the loop's clock).
     asked: what the caller named; `version` is what it meant when the call began, None for the deployment's split.
+    on_chunk: takes the parts of a streamed answer; after the first of them nothing is tried again.
     """
 
     __slots__ = (
         "_asked",
+        "_begun",
         "_body",
         "_call_id",
         "_deadline",
         "_header",
         "_holding",
         "_link",
+        "_on_chunk",
         "_on_end",
         "_router",
         "_target",
@@ -42,6 +45,7 @@ class Forward:
         body: bytes,
         deadline: float,
         on_end: OnEnd,
+        on_chunk: OnChunk | None = None,
     ) -> None:
         self._router = router
         self._asked = asked
@@ -51,9 +55,11 @@ class Forward:
         self._body = body
         self._deadline = deadline
         self._on_end = on_end
+        self._on_chunk = on_chunk
         self._link: Link | None = None
         self._call_id = 0
         self._tries = 0
+        self._begun = False  # part of the answer has come
         self._holding: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -75,12 +81,18 @@ class Forward:
         self._tries += 1
         self._link = link
         try:
-            self._call_id = link.start(self._header, self._body, self._ended)
+            on_chunk = None if self._on_chunk is None else self._part
+            self._call_id = link.start(self._header, self._body, self._ended, on_chunk)
         except OpenMaaSError as error:
             self._ended(b"", b"", error)
 
+    def _part(self, header: bytes, payload: bytes) -> None:
+        self._begun = True
+        assert self._on_chunk is not None
+        self._on_chunk(header, payload)
+
     def _ended(self, header: bytes, payload: bytes, error: OpenMaaSError | None) -> None:
-        if error is not None and self._tries == 1 and isinstance(error, Unavailable):
+        if error is not None and self._tries == 1 and not self._begun and isinstance(error, Unavailable):
             version = self._target.choose_version() if self._version is None else self._version
             other = self._router.pick(self._target, version, self._link)
             if other is not None:

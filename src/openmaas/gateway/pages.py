@@ -15,6 +15,7 @@ from openmaas.gateway.forward import ask
 from openmaas.gateway.gate import Gate
 from openmaas.gateway.metrics import Metrics
 from openmaas.gateway.router import Router, Target
+from openmaas.protocols.openai.models import ServedModel, model_body, models_body
 from openmaas.protocols.routes import Route
 
 _JSON = "application/json"
@@ -68,15 +69,18 @@ class Pages:
             case "statistics_all":
                 return {"model_stats": await self._statistics(self._router.targets)}
             case _:
-                return {"models": sorted(target.deployment.name for target in self._router.targets)}
+                return models_body(_served(target) for target in self._router.targets)
 
     async def _of_deployment(self, route: Route) -> Page:
         target, version = self._router.resolve(route.deployment, route.version)
         name = target.deployment.name
         match route.name:
-            case "model_ready" | "v1_ready":
+            case "model_ready":
                 ready = _ready(target, version)
                 return _json({"name": name, "ready": ready}, 200 if ready else 503)
+            case "v1_ready":
+                served = _served(target, version)
+                return _json(model_body(served), 200 if served.ready else 503)
             case "model_statistics":
                 return _json({"model_stats": await self._statistics([target], version)})
             case "repository_load" if _ready(target, version):
@@ -133,6 +137,13 @@ async def _within(answer: Coroutine[Any, Any, tuple[bytes, bytes]]) -> bytes | N
         return (await asyncio.wait_for(answer, _ASK_FOR))[1]
     except (TimeoutError, OpenMaaSError):
         return None
+
+
+def _served(target: Target, version: int | None = None) -> ServedModel:
+    deployment = target.deployment
+    return ServedModel(
+        name=deployment.name, owner=deployment.project, created=deployment.created, ready=_ready(target, version)
+    )
 
 
 def _ready(target: Target, version: int | None) -> bool:

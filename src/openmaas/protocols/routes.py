@@ -13,14 +13,16 @@ from openmaas.core.errors import InvalidInput, NotFound
 RouteName = Literal[
     "live", "ready", "version", "metrics", "server_metadata", "statistics_all", "repository_index", "repository_load",
     "repository_unload", "model_ready", "model_metadata", "model_config", "model_statistics", "infer", "v1_list", "v1_ready",
-    "v1_predict", "predict",
+    "v1_predict", "predict", "chat", "completions", "responses", "embeddings", "tokenize", "detokenize", "generate",
+    "generate_stream",
 ]  # fmt: skip
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One route as asked for. `open` routes need no key; every other one does. `version` is a number's text or an alias.
 
-    predicts: its body goes to a replica. top: how many classes the caller wants named, 0 where they did not say.
+    predicts: its body goes to a replica. top: how many classes the caller wants named, 0 where they did not say. named_in_body:
+    the deployment is the body's `model`. streams: its answer may come in parts. openai: its errors are told in OpenAI's form.
     """
 
     name: RouteName
@@ -30,6 +32,13 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     predicts: bool = False
     top: int = 0
+    named_in_body: bool = False
+    streams: bool = False
+    openai: bool = False
+
+
+def _openai(name: RouteName, *, streams: bool = False) -> Route:
+    return Route(name=name, method="POST", predicts=True, named_in_body=True, streams=streams, openai=True)
 
 
 _FIXED: dict[str, Route] = {
@@ -40,15 +49,23 @@ _FIXED: dict[str, Route] = {
     "/metrics": Route(name="metrics"),
     "/v2/models/stats": Route(name="statistics_all"),
     "/v2/repository/index": Route(name="repository_index", method="POST"),
-    "/v1/models": Route(name="v1_list"),
+    "/v1/models": Route(name="v1_list", openai=True),
+    "/v1/chat/completions": _openai("chat", streams=True),
+    "/v1/completions": _openai("completions", streams=True),
+    "/v1/responses": _openai("responses", streams=True),
+    "/v1/embeddings": _openai("embeddings"),
+    "/v1/tokenize": _openai("tokenize"),
+    "/v1/detokenize": _openai("detokenize"),
 }
-_MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|stats|config))?")
+_MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|stats|config|generate|generate_stream))?")
 _REPOSITORY = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
 _PREDICT = re.compile(r"/predict/([^/]+)")
 _MAX_TOP = 100_000
 _V1 = re.compile(r"/v1/models/([^/:]+)(:predict)?")
 _MODEL_ACTIONS: dict[str | None, tuple[RouteName, Literal["GET", "POST"]]] = {
     "infer": ("infer", "POST"),
+    "generate": ("generate", "POST"),
+    "generate_stream": ("generate_stream", "POST"),
     "ready": ("model_ready", "GET"),
     "stats": ("model_statistics", "GET"),
     "config": ("model_config", "GET"),
@@ -71,7 +88,8 @@ def parse_path(path: str, query: str = "") -> Route:
             method=method,
             deployment=unquote(match[1]),
             version=unquote(match[2] or ""),
-            predicts=name == "infer",
+            predicts=name in ("infer", "generate", "generate_stream"),
+            streams=name == "generate_stream",
         )
     if match := _PREDICT.fullmatch(path):
         asked = _query(query)
@@ -90,6 +108,7 @@ def parse_path(path: str, query: str = "") -> Route:
             method="POST" if predict else "GET",
             deployment=unquote(match[1]),
             predicts=predict,
+            openai=not predict,
         )
     if match := _REPOSITORY.fullmatch(path):
         return Route(
@@ -98,7 +117,10 @@ def parse_path(path: str, query: str = "") -> Route:
     raise NotFound(
         f"There is no route {path[:120]!r}.",
         code="route_not_found",
-        next_step="Predictions go to POST /predict/NAME, /v2/models/NAME/infer or /v1/models/NAME:predict.",
+        next_step=(
+            "Predictions go to POST /predict/NAME, /v2/models/NAME/infer or /v1/models/NAME:predict; the base URL of OpenAI's "
+            "clients ends in /v1."
+        ),
     )
 
 

@@ -128,8 +128,8 @@ def test_kserve_v1(plane: Plane, http: httpx.Client) -> None:
         answer = http.post("/v1/models/m:predict", json=body, headers=plane.headers)
         assert answer.json() == {"predictions": [[2, 4], [6, 8]]}
     assert http.post("/v1/models/m%40champion:predict", json={"instances": [[1, 2]]}, headers=plane.headers).status_code == 200
-    assert http.get("/v1/models", headers=plane.headers).json() == {"models": ["m", "odd", "slow", "stuck", "words"]}
-    assert http.get("/v1/models/m", headers=plane.headers).json() == {"name": "m", "ready": True}
+    assert http.get("/v1/models", headers=plane.headers).json()["models"] == ["m", "odd", "slow", "stuck", "words"]
+    assert {"name": "m", "ready": True}.items() <= http.get("/v1/models/m", headers=plane.headers).json().items()
     answer = http.post("/v1/models/m:predict", json={"instance": []}, headers=plane.headers)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")
 

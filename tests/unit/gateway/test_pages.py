@@ -86,6 +86,13 @@ async def test_a_deployment_is_ready_when_every_version_with_traffic_has_a_repli
     assert await house.get("/v2/models/m/ready") == (200, {"name": "m", "ready": True})
 
 
+async def test_models_are_listed_as_openai_s_and_kserve_s_clients_look_for_them(house: House) -> None:
+    await house.follow(deployment(await house.replica("a"), created=1234.5, project="letters"))
+    one = {"id": "m", "object": "model", "created": 1234, "owned_by": "letters"}
+    assert await house.get("/v1/models") == (200, {"object": "list", "data": [one], "models": ["m"]})
+    assert await house.get("/v1/models/m") == (200, one | {"name": "m", "ready": True})
+
+
 async def test_metadata_comes_from_a_replica_and_lists_what_is_served(house: House) -> None:
     one, two = await house.replica("a", 1), await house.replica("b", 2)
     await house.follow(deployment(one, two))
@@ -117,7 +124,8 @@ async def test_nothing_runs(house: House) -> None:
     assert await house.get("/v2/models/m/stats") == (200, {"model_stats": []})
     with pytest.raises(Unavailable, match="starting"):
         await house.get("/v2/models/starting/ready")
-    assert await house.get("/v1/models") == (200, {"models": ["m", "starting"]})
+    status, listed = await house.get("/v1/models")
+    assert (status, listed["models"], [one["id"] for one in listed["data"]]) == (200, ["m", "starting"], ["m", "starting"])
 
 
 async def test_the_index(house: House) -> None:

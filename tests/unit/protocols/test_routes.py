@@ -43,7 +43,21 @@ TABLE = [
     ("/v1/models/m", "v1_ready", "GET", "m", ""),
     ("/v1/models/m:predict", "v1_predict", "POST", "m", ""),
     ("/v1/models/m%40champion:predict", "v1_predict", "POST", "m@champion", ""),
+    ("/v1/chat/completions", "chat", "POST", "", ""),
+    ("/v1/chat/completions/", "chat", "POST", "", ""),
+    ("/v1/completions", "completions", "POST", "", ""),
+    ("/v1/responses", "responses", "POST", "", ""),
+    ("/v1/embeddings", "embeddings", "POST", "", ""),
+    ("/v1/tokenize", "tokenize", "POST", "", ""),
+    ("/v1/detokenize", "detokenize", "POST", "", ""),
+    ("/v2/models/m/generate", "generate", "POST", "m", ""),
+    ("/v2/models/m/versions/3/generate", "generate", "POST", "m", "3"),
+    ("/v2/models/m/generate_stream", "generate_stream", "POST", "m", ""),
+    ("/v2/models/m@champion/versions/3/generate_stream", "generate_stream", "POST", "m@champion", "3"),
 ]
+NAMED_IN_BODY = {"chat", "completions", "responses", "embeddings", "tokenize", "detokenize"}
+STREAMS = {"chat", "completions", "responses", "generate_stream"}
+PREDICTS = {"infer", "v1_predict", "predict", "generate", *STREAMS, *NAMED_IN_BODY}
 
 
 @pytest.mark.parametrize(("path", "name", "method", "deployment", "version"), TABLE)
@@ -51,7 +65,10 @@ def test_every_route(path: str, name: str, method: str, deployment: str, version
     route = parse_path(path)
     assert (route.name, route.method, route.deployment, route.version) == (name, method, deployment, version)
     assert route.open is (name in OPEN)
-    assert route.predicts is (name in ("infer", "v1_predict", "predict"))
+    assert route.predicts is (name in PREDICTS)
+    assert route.named_in_body is (name in NAMED_IN_BODY)
+    assert route.streams is (name in STREAMS)
+    assert route.openai is (name in {"v1_list", "v1_ready", *NAMED_IN_BODY})
 
 
 def test_the_table_is_whole() -> None:
@@ -106,7 +123,9 @@ NOT_ROUTES = [
     "/v2/models", "/v2/models/", "/v2/models//infer", "/v2/models/m/infer/", "/v2/models/m/infer/x", "/v2/models/m/predict",
     "/v2/models/m/versions", "/v2/models/m/versions//infer", "/v2/models/m/versions/1/2/infer", "/v2/models/a/b/infer",
     "/v2/repository/models/m", "/v2/repository/models/m/delete", "/v1/models/m:explain", "/v1/models/m:predict/",
-    "/v1/models/:predict",
+    "/v1/models/:predict", "/v1", "/v1/chat", "/v1/chat/completions/x", "/v1/completions/1", "/v1/responses/r",
+    "/v1/embeddings/m", "/v2/models/m/generate/", "/v2/models/m/generate_stream/x", "/v2/models/m/generate_streams",
+    "/v2/generate", "/chat/completions",
     "/v1/models/m:predict:predict", "/metrics/x", "/api/v1/status", "/health/live", "/version\n", "\n/version", "*", "http://x/version",
 ]  # fmt: skip
 
@@ -140,6 +159,9 @@ def test_an_error_tells_back_little_of_a_long_path() -> None:
                 "ready",
                 "version",
                 "metrics",
+                "chat",
+                "completions",
+                "generate",
                 "%2F",
                 "..",
                 "\x00",

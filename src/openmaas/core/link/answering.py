@@ -64,7 +64,11 @@ class IncomingCall:
             await self.connection.writable()
 
     def write(self, payload: bytes, header: bytes = b"") -> None:
-        """One part of a stream, sent at once, for streams of bounded length. The first carries the answer's head."""
+        """One part of a stream, sent at once, for streams of bounded length. The first carries the answer's head.
+
+        Raises TooLarge, and the call is still to be ended, for what does not fit into a frame.
+        """
+        self.connection.check_size(header, payload)
         if not self.done:
             self.connection.send(CHUNK, self.id, header, payload)
 

@@ -65,7 +65,8 @@ class Link(Peer):
     def start(self, header: bytes, payload: bytes, on_end: OnEnd, on_chunk: OnChunk | None = None) -> int:
         """Send a call and return its id; `on_end` is called once, on the event loop, unless `cancel` comes first.
 
-        on_chunk: called for each part of a streamed answer, before `on_end`; without it a stream is an error.
+        on_chunk: called for each part of a streamed answer, before `on_end`; without it a stream is an error, and if it raises,
+        the call ends with one.
         Raises LinkLost when the connection is closed, TooLarge for what does not fit into a frame.
         """
         self.check_size(header, payload)
@@ -142,8 +143,9 @@ class Link(Peer):
         if kind == CHUNK and (on_chunk := self._chunks.get(call_id)) is not None:
             try:
                 on_chunk(header, payload)
-            except Exception:
-                get_logger("link").exception("on_chunk_failed")  # and the connection's other calls go on
+            except Exception:  # without this part the rest is worth nothing; the connection's other calls go on
+                get_logger("link").exception("on_chunk_failed")
+                self._give_up(call_id, OpenMaaSError("Something went wrong inside the process that called."))
             return
         on_end = self._calls.pop(call_id, None)
         if on_end is not None:
@@ -154,6 +156,8 @@ class Link(Peer):
                 elif kind == ERROR:
                     on_end(b"", b"", _told(header))
                 else:
+                    if kind == CHUNK:
+                        self.send(CANCEL, call_id)  # nobody takes the rest
                     on_end(b"", b"", LinkLost(f"The replica sent a frame of kind {kind} where an answer was due."))
             except Exception:
                 get_logger("link").exception("on_end_failed")  # and the connection's other calls go on
@@ -165,14 +169,16 @@ class Link(Peer):
             self.draining = True
             self._changed()
 
+    def _give_up(self, call_id: int, error: OpenMaaSError) -> None:
+        on_end = self._calls.get(call_id)
+        if on_end is not None and self.cancel(call_id):
+            _end_with(on_end, error)
+
     def _lost(self, reason: str) -> None:
         calls, self._calls = self._calls, {}
         self._chunks.clear()
         for on_end in calls.values():
-            try:
-                on_end(b"", b"", LinkLost(reason))
-            except Exception:
-                get_logger("link").exception("on_end_failed")
+            _end_with(on_end, LinkLost(reason))
         for queue in self._streams.values():
             queue.put_nowait((ERROR, encode(LinkLost(reason).to_wire()), b""))
         self._changed()
@@ -183,6 +189,13 @@ class Link(Peer):
             self.close()
         if self._on_change is not None:
             self._on_change(self)
+
+
+def _end_with(on_end: OnEnd, error: OpenMaaSError) -> None:
+    try:
+        on_end(b"", b"", error)
+    except Exception:
+        get_logger("link").exception("on_end_failed")
 
 
 def _told(header: bytes) -> OpenMaaSError:

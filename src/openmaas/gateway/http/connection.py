@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 import httptools
 
 from openmaas.core.errors import InvalidInput, OpenMaaSError, RequestTimeout, TooLarge
+from openmaas.gateway.http.parts import MAX_UNREAD, Parts
 from openmaas.gateway.http.request import SKIP_BODY_BELOW, Request
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class HttpConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._request: Request | None = None  # the one whose bytes are arriving
         self._active: Request | None = None  # the one that is worked on
+        self._parts: Parts | None = None  # of its answer, where that is a stream
         self._waiting: deque[Request] = deque()
         self._fed = 0  # bytes since the request that is arriving began
         self._fields = 0
@@ -83,7 +85,7 @@ class HttpConnection(asyncio.Protocol):
         self._closing = True
         self._server.forget(self)
         unanswered = [self._active, *self._waiting, self._request]
-        self._active = self._request = None
+        self._active = self._request = self._parts = None
         self._waiting.clear()
         for request in unanswered:
             if request is not None and not request.answered:
@@ -155,6 +157,8 @@ class HttpConnection(asyncio.Protocol):
         assert request is not None
         request.method = self._parser.get_method().decode("latin-1")
         request.keep_alive = self._parser.should_keep_alive()
+        if not request.keep_alive or b"connection" in request.headers:  # any other client's version is 1.1
+            request.chunked = self._parser.get_http_version() != "1.0"
         if b"transfer-encoding" in request.headers:
             request.content_length = None
         elif length := request.headers.get(b"content-length"):
@@ -242,10 +246,8 @@ class HttpConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        close = not request.keep_alive or self._server.draining or self._closing
-        first = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Status\r\n"
-        end = _CLOSE if close else _BLANK
-        head = f"{first}{self._server.date}{headers}content-length: {len(body)}\r\n{end}".encode("latin-1", "replace")
+        close = self._closes(request)
+        head = self._head(status, f"{headers}content-length: {len(body)}\r\n", close)
         if request.method == "HEAD":
             body = b""
         if len(body) < _JOIN_BELOW:
@@ -256,6 +258,52 @@ class HttpConnection(asyncio.Protocol):
             self._finish(transport, whole=request.whole and self._request is None)
         if request is self._active:
             self._next()
+
+    def begin_stream(self, request: Request, status: int, headers: str) -> None:
+        """Begin an answer in parts. Its head goes out with the first of them, at the latest when this turn is over."""
+        if request is not self._active:  # the client has left
+            return
+        request.keep_alive = request.chunked and not self._closes(request)
+        framing = "transfer-encoding: chunked\r\n" if request.chunked else ""
+        head = self._head(status, headers + framing, not request.keep_alive)
+        self._parts = Parts(head, chunked=request.chunked, silent=request.method == "HEAD")
+        self._loop.call_soon(self._send_parts)
+
+    def write_stream(self, request: Request, data: bytes) -> None:
+        if request is self._active and self._parts is not None and self._parts.add(data):
+            self._loop.call_soon(self._send_parts)
+
+    def end_stream(self, request: Request, *, close: bool) -> None:
+        """Write what is left and the end; then go on with the next request, or close."""
+        transport = self._transport
+        if request is not self._active or transport is None:
+            return
+        self._send_parts(last=True)
+        self._parts = None
+        if transport.is_closing():
+            return
+        if close or self._closes(request):
+            self._finish(transport, whole=request.whole and self._request is None)
+        self._next()
+
+    def _send_parts(self, *, last: bool = False) -> None:
+        transport = self._transport
+        if self._parts is None or transport is None or transport.is_closing():
+            return
+        data = self._parts.take(last=last)
+        if data:
+            self._unsent += len(data)  # where less than that is left over later, the client has read something
+            transport.write(data)
+            if transport.get_write_buffer_size() > MAX_UNREAD:
+                self.abort()
+
+    def _closes(self, request: Request) -> bool:
+        """Whether the answer of this request is the last one here."""
+        return not request.keep_alive or self._server.draining or self._closing
+
+    def _head(self, status: int, headers: str, close: bool) -> bytes:
+        first = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Status\r\n"
+        return f"{first}{self._server.date}{headers}{_CLOSE if close else _BLANK}".encode("latin-1", "replace")
 
     def _finish(self, transport: asyncio.Transport, *, whole: bool) -> None:
         """No more requests. A client that is still sending must read the answer before the connection is reset under it."""
@@ -339,6 +387,11 @@ class HttpConnection(asyncio.Protocol):
         idle = self._active is None and self._request is None and not self._waiting and not self._stalled
         if idle and now >= min(self.until, self._server.leaving) and not self._closing:
             self.close()
+
+    def break_off(self, error: OpenMaaSError) -> None:
+        """End the answer that is worked on."""
+        if self._active is not None:
+            self._server.application.refuse(self._active, error)
 
     def abort(self) -> None:
         if self._transport is not None:

@@ -18,8 +18,10 @@ class Request:
     """One request. Header names are in lower case, values as they came; `content_length` is None for a chunked body.
 
     max_body: bytes, little unless the application allows more. on_part: called with the size of each part of a chunked body; an
-    error that it raises refuses the request. on_gone: called when the client leaves before the answer. deadline: on the loop's
-    clock, `on_late` is called after it.
+    error that it raises refuses the request. on_gone: called when the client leaves before the end of its answer. deadline: on
+    the loop's clock, `on_late` is called after it.
+
+    Its answer is whole (`answer`), or comes in parts (`begin_stream`, any number of `write`, `end`).
     """
 
     # Defaults live on the class: most requests never change most of them.
@@ -27,9 +29,11 @@ class Request:
     method = ""
     content_length: int | None = 0
     keep_alive = True
+    chunked = True  # the client understands answers of unknown length; to others their end is the connection's
     max_body = SKIP_BODY_BELOW
     received = 0
     whole = False  # all of it has come
+    streaming = False  # the answer's head has gone out, its end has not
     answered = False
     deadline = 0.0
     error: OpenMaaSError | None = None  # why it is refused, once that is known
@@ -55,11 +59,32 @@ class Request:
 
     def answer(self, status: int, headers: str, body: bytes) -> None:
         """Send the one answer; a second is dropped. headers: whole lines, each with its line break."""
-        if not self.answered:
-            self.answered = True
-            # No circles (an error's traceback holds the request, too): it is freed when the door lets go of it.
-            self.on_part = self.on_gone = self.on_late = self.state = self.error = None
+        if not (self.answered or self.streaming):
+            self._ends()
             self._connection.respond(self, status, headers, body)
+
+    def begin_stream(self, status: int, headers: str) -> None:
+        """Begin an answer whose length is not known yet. headers: as those of `answer`."""
+        if not (self.answered or self.streaming):
+            self.streaming = True
+            self._connection.begin_stream(self, status, headers)
+
+    def write(self, data: bytes) -> None:
+        """More of the answer's body, sent with whatever else this turn of the event loop writes."""
+        if self.streaming:
+            self._connection.write_stream(self, data)
+
+    def end(self, *, close: bool = False) -> None:
+        """The answer's body is whole. close: no more requests are taken from this client."""
+        if self.streaming:
+            self.streaming = False
+            self._ends()
+            self._connection.end_stream(self, close=close)
+
+    def _ends(self) -> None:
+        self.answered = True
+        # No circles (an error's traceback holds the request, too): it is freed when the door lets go of it.
+        self.on_part = self.on_gone = self.on_late = self.state = self.error = None
 
 
 class Application(Protocol):

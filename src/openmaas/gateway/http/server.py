@@ -7,6 +7,7 @@ import math
 from email.utils import formatdate
 from typing import Any, Final
 
+from openmaas.core.errors import Unavailable
 from openmaas.core.log import get_logger
 from openmaas.gateway.http.connection import HttpConnection
 from openmaas.gateway.http.request import Application
@@ -74,8 +75,12 @@ class HttpServer:
         return True
 
     def close(self) -> None:
+        """Break off what is not answered yet, and say so."""
         self._ticker.cancel()
         for connection in tuple(self.connections):
+            connection.break_off(
+                Unavailable("The gateway stopped before the answer was whole.", code="stopping", next_step="Send it again.")
+            )
             connection.close()
 
     async def _tick(self) -> None:
