@@ -14,6 +14,7 @@ from openmaas.core.contracts import Answer, Call, Timing
 from openmaas.core.errors import DeadlineExceeded, OpenMaaSError
 from openmaas.core.generation import Progress
 from openmaas.core.link import IncomingCall
+from openmaas.core.log import get_logger
 from openmaas.protocols import codings
 from openmaas.protocols.generation import Ask, Usage, Writer
 from openmaas.replica.generation.completion import Completion
@@ -111,6 +112,8 @@ class Generation:
         """End it with an error, before the answer or in the middle of it."""
         if self.over:
             return
+        if not isinstance(error, OpenMaaSError):
+            get_logger("replica").error("request_broke", exc_info=error)
         self._call.fail(engine_error(error, "The answer cannot be made"))
         self._statistics.failed(time.monotonic() - self._arrived)
         self._end("error")

@@ -17,7 +17,6 @@ from openmaas.replica.generation.completion import Completion
 from openmaas.replica.generation.generation import Generation
 from openmaas.replica.generation.loop import Broke, EngineLoop
 from openmaas.replica.generation.statistics import GenerationStatistics
-from openmaas.replica.running import engine_error
 from openmaas.replica.statistics import Statistics
 
 _SHORTEST_WAIT: Final = 1.0
@@ -146,7 +145,7 @@ class Scheduler:
             try:
                 generation.give(completion, progress, now)
             except Exception as error:
-                generation.fail(engine_error(error, "The answer cannot be made"))
+                generation.fail(error)
             if completion.finish and running.pop(progress.id, None) is not None and not progress.finish:
                 self._engine.cancel(progress.id)  # at a text that ends it
         self._fill()
@@ -154,7 +153,7 @@ class Scheduler:
             try:
                 generation.flush()
             except Exception as error:
-                generation.fail(engine_error(error, "The answer cannot be sent"))
+                generation.fail(error)
 
     def _broke(self, error: OpenMaaSError) -> None:
         self._running.clear()  # nobody is there to be told of what is cancelled

@@ -22,7 +22,7 @@ from openmaas.core.manifest import Manifest
 from openmaas.core.types import Signature, TensorSpec
 from openmaas.engines import EngineSpec, GenerationEngine
 from openmaas.engines.dummy_generator import DummyGenerator
-from openmaas.processing.generation import TextModel, open_generation
+from openmaas.processing.generation import open_generation
 from openmaas.replica.generation import GenerationServer
 
 TEMPLATE = (
@@ -112,7 +112,7 @@ def head(operation: Any, timeout: float = 10.0, project: str = "") -> bytes:
 
 @asynccontextmanager
 async def writer(
-    engine: GenerationEngine | None = None, declared: Generator | None = None, text: TextModel | None = None, **options: Any
+    engine: GenerationEngine | None = None, declared: Generator | None = None, **options: Any
 ) -> AsyncIterator[Writer]:
     """options: the replica's limits (max_batch, max_queue) and the fake engine's."""
     limits = {name: options.pop(name) for name in ("max_batch", "max_queue") if name in options}
@@ -129,7 +129,7 @@ async def writer(
         engine = engine or DummyGenerator()
         engine.load(EngineSpec(folder=Path(folder), manifest=manifest))
         broken: list[OpenMaaSError] = []
-        server = GenerationServer(spec, engine, 2**20, text or open_generation(manifest, Path(folder)), broken.append)
+        server = GenerationServer(spec, engine, 2**20, open_generation(manifest, Path(folder)), broken.append)
         links = LinkServer(server.handle, health=server.health)
         await links.listen(f"unix:{folder}/w.sock")
         link = await connect(f"unix:{folder}/w.sock")
