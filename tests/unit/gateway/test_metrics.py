@@ -79,3 +79,46 @@ def test_odd_names_do_not_break_the_text() -> None:
 
 def test_nothing_has_happened_yet() -> None:
     assert read(Metrics().expose(0, [])) == {("openmaas_requests_in_flight", frozenset()): 0.0}
+
+
+def test_what_generating_replicas_count_has_vllm_s_names() -> None:
+    replica = Statistics().as_wire("writer", 2) | {"replica": "writer-1-0"}
+    times = {"bounds": [0.1, 1.0], "counts": [1, 2, 3], "sum": 9.5}
+    generation = {
+        "running": 4,
+        "waiting": 5,
+        "cache_usage": 0.25,
+        "prompt_tokens": 100,
+        "generation_tokens": 200,
+        "cached_tokens": 30,
+        "finished": {"stop": 6, "length": 7, "tool_calls": 0, "cancelled": 1, "error": 0},
+        "time_to_first_token_seconds": times,
+        "inter_token_latency_seconds": times,
+        "e2e_request_latency_seconds": times,
+        "request_queue_time_seconds": times,
+    }
+    plain = Statistics().as_wire("m", 1) | {"replica": "m-1-0"}
+    samples = read(Metrics().expose(0, [replica | {"generation": generation}, plain]))
+    labels = {"model_name": "writer", "version": "2", "replica": "writer-1-0"}
+    assert sample(samples, "openmaas_num_requests_running", **labels) == 4
+    assert sample(samples, "openmaas_num_requests_waiting", **labels) == 5
+    assert sample(samples, "openmaas_cache_usage_perc", **labels) == 0.25
+    assert sample(samples, "openmaas_prompt_tokens_total", **labels) == 100
+    assert sample(samples, "openmaas_prompt_tokens_cached_total", **labels) == 30
+    assert sample(samples, "openmaas_generation_tokens_total", **labels) == 200
+    assert sample(samples, "openmaas_request_success_total", finished_reason="length", **labels) == 7
+    assert sample(samples, "openmaas_request_success_total", finished_reason="cancelled", **labels) == 1
+    for name in ("time_to_first_token", "inter_token_latency", "e2e_request_latency", "request_queue_time"):
+        buckets = [sample(samples, f"openmaas_{name}_seconds_bucket", le=le, **labels) for le in ("0.1", "1.0", "+Inf")]
+        assert buckets == [1, 3, 6]
+        assert sample(samples, f"openmaas_{name}_seconds_sum", **labels) == 9.5
+        assert sample(samples, f"openmaas_{name}_seconds_count", **labels) == 6
+    assert not [name for name, found in samples if ("model_name", "m") in found]  # nothing of it for what does not generate
+
+
+def test_a_stream_s_first_part_has_a_histogram_of_its_own() -> None:
+    metrics = Metrics()
+    metrics.first_part("writer", 0.02)
+    samples = read(metrics.expose(0, []))
+    assert sample(samples, "openmaas_time_to_first_byte_seconds_count", deployment="writer") == 1
+    assert ("openmaas_request_duration_seconds_count", frozenset({("deployment", "writer")})) not in samples
