@@ -23,6 +23,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from openmaas.core.contracts import ControlCall, Deployment, Key, Replica, ReplicaSpec, Snapshot, encode
+from openmaas.core.generation import Generator
 from openmaas.core.keys import digest_key, make_key
 from openmaas.core.link import CHUNK, IncomingCall, LinkServer
 from openmaas.core.manifest import Manifest
@@ -38,7 +39,7 @@ from openmaas.gateway import serve
 configure_logging("gateway-0")
 uvloop.run(serve(load_settings()))
 """
-# The real life of a replica, only that the dummy engine's version has no files to fetch.
+# The real life of a replica, only that the files of a dummy's version lie in a folder already.
 _REPLICA = """
 import sys, uvloop, msgspec
 from pathlib import Path
@@ -46,7 +47,7 @@ from openmaas.core.contracts import ReplicaSpec
 from openmaas.core.log import configure_logging
 from openmaas.core.settings import load_settings
 from openmaas.replica import process
-process._files = lambda spec, settings: Path("/nonexistent")
+process._files = lambda spec, settings: Path(sys.argv[2])
 configure_logging("replica")
 spec = msgspec.json.decode(sys.stdin.buffer.read(), type=ReplicaSpec)
 uvloop.run(process.serve(spec, sys.argv[1], load_settings()))
@@ -148,9 +149,10 @@ class FakeControl:
 
 
 class ReplicaProcess:
-    def __init__(self, spec: ReplicaSpec, address: str, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, spec: ReplicaSpec, address: str, files: Path, environment: dict[str, str], log: Path) -> None:
         self.spec = spec
         self.address = address
+        self._files = files
         self._environment = environment
         self._log = log
         self.process: subprocess.Popen[bytes]
@@ -159,7 +161,10 @@ class ReplicaProcess:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _REPLICA, self.address], stdin=subprocess.PIPE, stderr=log, env=self._environment
+                [sys.executable, "-c", _REPLICA, self.address, str(self._files)],
+                stdin=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
             )
         assert self.process.stdin is not None
         self.process.stdin.write(msgspec.json.encode(self.spec))
@@ -279,12 +284,16 @@ class Plane:
         batchable: bool = True,
         options: dict[str, Any] | None = None,
         padding: Padding | None = None,
+        generator: Generator | None = None,
+        files: Path = Path("/nonexistent"),
         **limits: Any,
     ) -> ReplicaProcess:
+        """generator: what it says of itself where it generates text, and files its tokenizer's folder."""
         manifest = Manifest(
             format="dummy",
-            engine="dummy",
+            engine="dummy" if generator is None else "dummy-generator",
             entry="",
+            generator=generator,
             signature=signature,
             files=(),
             batchable=batchable,
@@ -304,7 +313,7 @@ class Plane:
         )
         address = f"unix:{self.folder / 'run' / identity}.sock"
         log = self.folder / f"replica-{identity}.log"
-        self.replicas[identity] = ReplicaProcess(spec, address, self.environment, log)
+        self.replicas[identity] = ReplicaProcess(spec, address, files, self.environment, log)
         return self.replicas[identity]
 
     def deploy(self, name: str = "m", *identities: str, traffic: dict[int, float] | None = None, **fields: Any) -> None:
