@@ -93,6 +93,25 @@ class DummyMeasureArguments(DummyArguments, frozen=True, kw_only=True):
         return True
 
 
+def recipe_of(to: str, weights: str = "") -> str:
+    """How a converted version was made, as it is kept with it."""
+    made = {"to": to, "weights": weights} if weights else {"to": to}
+    return msgspec.json.encode({"convert": made}).decode()
+
+
+def weights_of(recipe: str | None) -> str:
+    """The weights that a generator was converted to; empty for a version that was not made so."""
+    try:
+        made = msgspec.json.decode(recipe or "{}", type=_Recipe)
+    except msgspec.MsgspecError:  # somebody's own words
+        return ""
+    return made.convert.get("weights", "") if made.convert.get("to") == GENERATOR_TARGET else ""
+
+
+class _Recipe(msgspec.Struct):
+    convert: dict[str, str] = {}
+
+
 KINDS: dict[str, type[Arguments]] = {
     kind.kind: kind for kind in (MeasureArguments, ConvertArguments, ParityArguments, DummyArguments, DummyMeasureArguments)
 }

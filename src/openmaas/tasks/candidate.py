@@ -17,7 +17,7 @@ import msgspec
 from openmaas.core.errors import without_paths
 from openmaas.core.manifest import EngineChoice, Manifest
 from openmaas.core.measurement import TriedState
-from openmaas.tasks.trial import Answer, Arrays, Clock, Load, Order, Report, pack, receive, send, unpack
+from openmaas.tasks.trial import Answer, Arrays, Clock, Decode, Load, Order, Report, pack, receive, send, unpack
 
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME")
 _NAMED: frozenset[TriedState] = frozenset({"memory_limit", "wrong_type"})
@@ -69,6 +69,10 @@ class Candidate:
     def clock(self, inputs: Arrays, seconds: float) -> tuple[float, ...]:
         """Seconds that each run of this batch took, within about so many seconds."""
         return self._ask(Clock(pack(inputs), seconds), "run_failed").times
+
+    def decode(self, prompts: list[list[int]], context: int, seconds: float) -> float:
+        """Tokens a second of all prompts at once, counted for about so many seconds."""
+        return self._ask(Decode(prompts, context, seconds), "run_failed").rate
 
     def close(self) -> None:
         """End the child and whatever it has started."""

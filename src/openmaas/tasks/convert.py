@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from openmaas.core.errors import Conflict, OpenMaaSError, Refused
-from openmaas.core.jobs import ConvertArguments
+from openmaas.core.jobs import ConvertArguments, recipe_of
 from openmaas.core.manifest import Artifact, Comparison, EngineChoice, Manifest, Parity
 from openmaas.core.processing import TextInput
 from openmaas.engines import engine_choices
@@ -28,6 +28,7 @@ from openmaas.formats.description import FILE_NAME
 from openmaas.formats.sample import EXPECTED
 from openmaas.tasks.base import Job
 from openmaas.tasks.comparing import Arrays, Run, answers, hold, opened, require_rows, sample_of
+from openmaas.tasks.generators import convert_generator
 
 _SAMPLE = "sample.npz"
 _SOURCE_ANSWERS = "expected.npz"
@@ -50,6 +51,8 @@ def run(job: Job) -> dict[str, Any]:
     arguments = msgspec.convert(job.arguments, ConvertArguments)
     job.progress("fetching the version")
     manifest, folder = job.files(arguments.version)
+    if manifest.generator is not None:
+        return convert_generator(job, arguments, manifest, folder)
     artifact, chain = find_route(list(manifest.artifacts) or [manifest.choice.artifact], arguments.to)
     if not chain:
         raise Conflict(
@@ -78,7 +81,7 @@ def run(job: Job) -> dict[str, Any]:
         sample=output / _SAMPLE,
         parity=msgspec.to_builtins(parity),
         parent=arguments.version,
-        recipe=msgspec.json.encode({"convert": {"to": arguments.to}}).decode(),
+        recipe=recipe_of(arguments.to),
     )
     return {
         "version": f"{result.version.model}:{result.version.number}",

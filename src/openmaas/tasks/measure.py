@@ -23,7 +23,7 @@ import msgspec
 
 from openmaas.core.datatypes import numpy_dtype
 from openmaas.core.errors import InvalidInput
-from openmaas.core.hardware import processor
+from openmaas.core.hardware import free_memory, processor
 from openmaas.core.jobs import MeasureArguments
 from openmaas.core.made_up import make_up
 from openmaas.core.manifest import Comparison, EngineChoice, Manifest
@@ -51,6 +51,12 @@ def run(job: Job) -> dict[str, Any]:
     arguments = msgspec.convert(job.arguments, MeasureArguments)
     job.progress("fetching the version")
     manifest, folder = job.files(arguments.version)
+    if manifest.generator is not None:
+        raise InvalidInput(
+            f"{arguments.version} generates text; its weights are measured when it is converted.",
+            code="not_measurable",
+            next_step=f"openmaas convert {arguments.version} --to openvino-genai --weights auto",
+        )
     if not manifest.engine:
         raise InvalidInput(
             f"No engine here runs {arguments.version} as it is.",
@@ -113,7 +119,7 @@ class _Field:
         self._seconds = seconds
         self._stack = stack
         self._start = time.monotonic()
-        self._room = _available_memory()
+        self._room = free_memory() * 4 // 5  # that one candidate's data may take
         self._inputs, self._expected, self._origin = sample_of(manifest, folder)
         self._batches = BATCHES if manifest.batchable else BATCHES[:1]
         self._processor = processor()
@@ -306,9 +312,3 @@ def _line(one: Tried) -> str:
     if one.state != "fit":
         return f"{name}: {one.state}: {one.cause}"
     return f"{name}: " + ", ".join(f"{rate:.0f} rows/s at batch {batch}" for batch, rate in one.rates.items())
-
-
-def _available_memory() -> int:
-    """Bytes that one candidate's data may take: four fifths of what the machine has to spare."""
-    text = Path("/proc/meminfo").read_text()
-    return int(text.partition("MemAvailable:")[2].split()[0]) * 1024 * 4 // 5

@@ -26,6 +26,7 @@ from openmaas.formats.compare import ATOL, RTOL
 from openmaas.formats.sample import fit
 from openmaas.tasks.base import Job
 from openmaas.tasks.comparing import Arrays, answers, hold, opened, require_rows, sample_of
+from openmaas.tasks.generators import compare_generator
 
 
 class _Truth(NamedTuple):
@@ -41,6 +42,8 @@ def run(job: Job) -> dict[str, Any]:
     arguments = msgspec.convert(job.arguments, ParityArguments)
     job.progress("fetching the version")
     manifest, folder = job.files(arguments.version)
+    if manifest.generator is not None:
+        return compare_generator(job, arguments, manifest, folder)
     inputs, expected, origin = sample_of(manifest, folder)
     if arguments.data is not None:
         inputs, expected, origin = fit(_tensors(arguments.data), manifest.signature.inputs), {}, "given"

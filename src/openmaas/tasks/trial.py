@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 from openmaas.core.datatypes import numpy_dtype, to_bytes
 from openmaas.core.errors import OpenMaaSError, without_paths
 from openmaas.core.manifest import EngineChoice, Manifest
+
+if TYPE_CHECKING:
+    from openmaas.engines import Engine
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -61,15 +64,27 @@ class Clock(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
-Order = Load | Answer | Clock
+class Decode(msgspec.Struct, frozen=True, tag=True):
+    """Generate from all these prompts at once, for so many seconds. context: tokens that prompt and answer may have."""
+
+    prompts: list[list[int]]
+    context: int
+    seconds: float
+
+
+Order = Load | Answer | Clock | Decode
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came of an order. error: a code and a sentence. memory: the most resident bytes until now; times: seconds a run."""
+    """What came of an order. error: a code and a sentence. memory: the most resident bytes until now; times: seconds a run.
+
+    rate: tokens a second.
+    """
 
     error: tuple[str, str] | None = None
     answers: dict[str, Packed] = {}
     times: tuple[float, ...] = ()
+    rate: float = 0.0
     library: str = ""
     memory: int = 0
 
@@ -130,7 +145,9 @@ class _Trial:
     """Carries the orders out, one after the other."""
 
     def __init__(self) -> None:
+        self._engine: Engine | None = None
         self._run: Callable[[Arrays], Mapping[str, Any]] | None = None
+        self._requests = 0
         self._warmed: set[tuple[tuple[int, ...], ...]] = set()
 
     def obey(self, order: Order) -> Report:
@@ -149,6 +166,8 @@ class _Trial:
         if isinstance(order, Load):
             return Report(library=self._load(order), memory=_peak())
         assert self._run is not None
+        if isinstance(order, Decode):
+            return Report(rate=self._decode(order), memory=_peak())
         if isinstance(order, Answer):
             return Report(answers=pack(self._answer(unpack(order.inputs), order.step)), memory=_peak())
         return Report(times=tuple(self._clock(unpack(order.inputs), order.seconds)), memory=_peak())
@@ -161,9 +180,17 @@ class _Trial:
         folder = Path(order.folder)
         engine.load(EngineSpec(folder=folder, manifest=order.manifest, threads=order.threads, choice=order.choice))
         engine.warm()
-        self._run = engine.run
+        self._engine, self._run = engine, engine.run
         told = engine.describe()
         return " ".join(filter(None, (told.get("library", ""), told.get("version", ""))))
+
+    def _decode(self, order: Decode) -> float:
+        from openmaas.engines import GenerationEngine
+        from openmaas.tasks.decoding import decode_rate
+
+        assert isinstance(self._engine, GenerationEngine)
+        self._requests += len(order.prompts)
+        return decode_rate(self._engine, order.prompts, order.context, order.seconds, self._requests)
 
     def _answer(self, inputs: Arrays, step: int) -> Mapping[str, Any]:
         assert self._run is not None
