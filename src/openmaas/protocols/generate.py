@@ -36,6 +36,7 @@ def _decode(body: bytes, limits: Limits, *, stream: bool) -> Ask:
     came: str | list[str] = decode(TEXT_INPUT, request.needed(TEXT_INPUT), str | list[str], next_step=_NEXT)
     prompts = [came] if isinstance(came, str) else came
     check_count(TEXT_INPUT, prompts, limits.max_prompts)
+    request.take("parameters", dict[str, msgspec.Raw])
     parameters = _parameters.read(bytes(request.raw("parameters") or b"{}"), limits.max_body)
     _check_stream(parameters, stream=stream)
     sampling = read_sampling(parameters, limits)
@@ -63,7 +64,7 @@ def _check_stream(parameters: Body, *, stream: bool) -> None:
 
 
 class GenerateWriter:
-    """A list of texts where a list came or several answers were asked for; `index` then tells their pieces apart in a stream."""
+    """A list of texts where a list came or several answers were asked for; in a stream, `index` then tells the pieces apart."""
 
     def __init__(self, ask: Ask, *, request_id: str, deployment: str, version: str, created: int) -> None:
         self.content_type = EVENTS if ask.stream else JSON

@@ -26,14 +26,18 @@ def read_prompts(name: str, raw: msgspec.Raw, limits: Limits) -> Sequence[str | 
         texts: list[str] = decode(name, raw, list[str], next_step=_NEXT)
         check_count(name, texts, limits.max_prompts)
         return texts
-    lists: list[list[int]]
-    lists = (
-        decode(name, raw, list[list[int]], next_step=_NEXT) if opening[1] else [decode(name, raw, list[int], next_step=_NEXT)]
-    )
+    if not opening[1]:
+        return [_ids(name, raw)]
+    # They are counted before any is read.
+    lists: list[msgspec.Raw] = decode(name, raw, list[msgspec.Raw], next_step=_NEXT)
     check_count(name, lists, limits.max_prompts)
-    for ids in lists:
-        check_token_ids(name, ids)
-    return lists
+    return [_ids(f"{name}[{index}]", one) for index, one in enumerate(lists)]
+
+
+def _ids(name: str, raw: msgspec.Raw) -> list[int]:
+    ids: list[int] = decode(name, raw, list[int], next_step=_NEXT)
+    check_token_ids(name, ids)
+    return ids
 
 
 def check_token_ids(name: str, ids: Sequence[int]) -> None:

@@ -45,8 +45,8 @@ def read_sampling(body: Body, limits: Limits) -> dict[str, Any]:
 
 
 def _stop(body: Body, limits: Limits) -> tuple[str, ...]:
-    came: str | list[str] = body.take("stop", str | list[str]) or []
-    texts = [came] if isinstance(came, str) else came
+    came: str | list[str] | None = body.take("stop", str | list[str])
+    texts = [came] if isinstance(came, str) else came or []
     if len(texts) > limits.max_stop:
         raise out_of_range("stop", f"a list of {len(texts)}", f"one of at most {limits.max_stop}")
     if any(not 1 <= len(text) <= limits.max_stop_length for text in texts):

@@ -34,16 +34,19 @@ _reader = BodyReader(
 )  # fmt: skip
 
 
-class _Text(msgspec.Struct, forbid_unknown_fields=True):
-    """annotations and logprobs: of an earlier answer that comes back; its text is all that is read again."""
+class _InputText(msgspec.Struct, tag_field="type", tag="input_text", forbid_unknown_fields=True):
+    text: str
 
-    type: Literal["input_text", "output_text"]
+
+class _OutputText(msgspec.Struct, tag_field="type", tag="output_text", forbid_unknown_fields=True):
+    """Of an earlier answer that comes back; its text is all that is read again."""
+
     text: str
     annotations: list[Any] | None = None
     logprobs: list[Any] | None = None
 
 
-_Content = str | list[_Text]
+_Content = str | list[_InputText | _OutputText]
 _Status = Literal["in_progress", "completed", "incomplete"]
 
 

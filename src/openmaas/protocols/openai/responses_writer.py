@@ -16,7 +16,7 @@ class ResponsesWriter:
     def __init__(self, ask: Ask, *, request_id: str, deployment: str, version: str, created: int) -> None:
         self.content_type = EVENTS if ask.stream else JSON
         self._request_id = request_id
-        self._head = _head(ask, request_id, deployment, version, created)
+        self._head = _head(ask, request_id, deployment, created)  # it has no place for the version
         self._number = 0
         self._items: list[dict[str, Any]] = []
         self._open = False
@@ -53,7 +53,7 @@ class ResponsesWriter:
         (choice,) = choices
         status = _status(choice.finish)
         if choice.text or not choice.tool_calls:
-            self._items.append(self._message(choice.text, status))
+            self._items.append(self._message(choice.text, "completed" if choice.tool_calls else status))
         for call in choice.tool_calls:
             self._items.append(self._call_item(call, call.arguments, "completed"))
         return encode(self._response(status, usage))
@@ -110,7 +110,7 @@ class ResponsesWriter:
         where = {"item_id": opened["id"], "output_index": len(self._items)}
         written = self._event("response.output_item.added", item=opened, output_index=len(self._items))
         written += self._event("response.function_call_arguments.delta", **where, delta=call.arguments)
-        written += self._event("response.function_call_arguments.done", **where, name=call.name, arguments=call.arguments)
+        written += self._event("response.function_call_arguments.done", **where, arguments=call.arguments)
         return written + self._done(self._call_item(call, call.arguments, "completed"))
 
     def _done(self, item: dict[str, Any]) -> bytes:
@@ -145,14 +145,13 @@ class ResponsesWriter:
         return f"{kind}_{self._request_id}_{number}" if number else f"{kind}_{self._request_id}"
 
 
-def _head(ask: Ask, request_id: str, deployment: str, version: str, created: int) -> dict[str, Any]:
+def _head(ask: Ask, request_id: str, deployment: str, created: int) -> dict[str, Any]:
     said = ask.repeated
     return {
         "id": f"resp_{request_id}",
         "object": "response",
         "created_at": created,
         "model": deployment,
-        "system_fingerprint": version,
         "error": None,
         "instructions": said.get("instructions"),
         "max_output_tokens": said.get("max_output_tokens"),
