@@ -10,7 +10,7 @@ import pytest
 
 from openmaas.core.errors import InvalidInput
 from openmaas.formats import Task, export
-from openmaas.formats.base import format_named, formats
+from openmaas.formats.base import Examined, format_named, formats
 from openmaas.formats.description import FILE_NAME, Description, read_description
 from openmaas.formats.dummy import DummyFormat
 
@@ -56,3 +56,27 @@ def test_a_dummy_is_what_openmaas_yaml_says(tmp_path: Path) -> None:
 def test_a_dummy_needs_a_signature(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="signature"):
         DummyFormat().examine(Task(folder=tmp_path, output=tmp_path, description=Description(format="dummy")), FILE_NAME)
+
+
+def test_a_dummy_that_generates(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text(
+        "format: dummy\noptions: {token_delay: 0.1}\n"
+        "generator: {context: 128, vocabulary: 300, end: [2], tokenizer: tokenizer.json}\n"
+    )
+
+    def examine() -> Examined:
+        return DummyFormat().examine(Task(folder=tmp_path, output=tmp_path, description=read_description(tmp_path)), FILE_NAME)
+
+    with pytest.raises(InvalidInput, match=r"'tokenizer\.json' is not among the pushed files"):
+        examine()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    found = examine()
+    assert found.generator is not None
+    assert (found.engine, found.generator.context, found.options) == ("dummy-generator", 128, {"token_delay": 0.1})
+    assert [artifact.kind for artifact in found.artifacts] == ["dummy-generator"]
+    assert (found.signature.inputs[0].name, found.signature.outputs[0].name) == ("text_input", "text_output")
+    (tmp_path / FILE_NAME).write_text(
+        "format: dummy\nbatchable: true\ngenerator: {context: 8, vocabulary: 3, end: [], tokenizer: tokenizer.json}\n"
+    )
+    with pytest.raises(InvalidInput, match="'batchable' means nothing"):
+        examine()
