@@ -1,0 +1,215 @@
+"""Text generation on the CPU by OpenVINO GenAI's continuous batching, from OpenVINO's own files or from GGUF.
+
+What GenAI 2026.4 does wrong is kept from callers here: its presence and frequency penalties favour what they should avoid
+wherever a logit is negative, so they are not among what this engine honours; and its prefix cache mixes prompts up, which
+disguise.py prevents.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from openmaas.core.errors import EngineFailed, OpenMaaSError
+from openmaas.core.generation import EngineLoad, GenerationRequest, Generator, Progress
+from openmaas.core.hardware import computes_bf16, free_memory
+from openmaas.core.manifest import Artifact, EngineChoice, Manifest
+from openmaas.engines.base import EngineSpec, GenerationEngine
+
+if TYPE_CHECKING:
+    from openmaas.engines.openvino_genai.lane import Lane
+    from openmaas.engines.openvino_genai.pipeline import PipelineOptions
+
+_PRECISIONS = ("", "f32", "bf16")
+_SHARE = 4  # of the free memory, one part of so many is for the cache
+_TOKENS = 131_072  # that the cache has room for where memory allows, or one context where that is longer
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """EngineChoice.options. cache_mib: for what sequences remember, 0 for as much as 131,072 tokens or one context take, but a
+    quarter of the free memory at most. sequences: that run at a time. part: tokens of prompts that a step reads at most, 128
+    or more. prefix_cache: whether prompts share it. kv_cache: its precision, empty for u8."""
+
+    cache_mib: int = 0
+    sequences: int = 32
+    part: int = 128
+    prefix_cache: bool = True
+    kv_cache: str = ""
+
+
+class OpenVinoGenAiEngine(GenerationEngine):
+    """precision: f32, bf16, or empty: bf16 where the machine computes it.
+
+    Requests with a repetition penalty look at the ids of their prompts, which then cannot be in disguise: they run in a second
+    pipeline without a prefix cache. It has the weights in memory once more, so each of the two is opened when it is needed
+    first; at the start it is the one that the model's own defaults ask for.
+    """
+
+    name = "openvino-genai"
+    kinds = frozenset({"openvino-genai", "gguf"})
+    library = "openvino_genai"
+    honours = frozenset({"min_p", "repetition_penalty", "logprobs"})
+
+    def __init__(self) -> None:
+        self._spec: EngineSpec | None = None
+        self._options = Options()
+        self._opened: PipelineOptions | None = None
+        self._blocks = 0
+        self._lanes: dict[bool, Lane] = {}
+        self._opening: dict[bool, Future[Lane]] = {}
+        self._early: list[tuple[GenerationRequest, Any]] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="open-pipeline")
+
+    @classmethod
+    def choices(cls, artifact: Artifact, manifest: Manifest) -> tuple[EngineChoice, ...]:
+        plain = super().choices(artifact, manifest)
+        if not computes_bf16() or manifest.generator is None:
+            return plain
+        return (*plain, *(EngineChoice(engine=cls.name, artifact=choice.artifact, precision="f32") for choice in plain))
+
+    def load(self, spec: EngineSpec) -> None:
+        from openmaas.engines.openvino_genai.disguise import BLOCK
+        from openmaas.engines.openvino_genai.pipeline import PipelineOptions
+        from openmaas.engines.openvino_genai.room import token_bytes
+
+        choice = spec.chosen
+        if choice.precision not in _PRECISIONS:
+            raise EngineFailed(f"The precision {choice.precision!r} is not one of f32, bf16.", code="load_failed")
+        try:
+            options = msgspec.convert(choice.options, Options)
+        except msgspec.ValidationError as error:
+            raise EngineFailed(f"The engine's options are wrong: {error}.", code="load_failed") from None
+        generator = _generator(spec.manifest)
+        size = token_bytes(spec.entry, options.kv_cache)
+        memory = options.cache_mib << 20 or min(free_memory() // _SHARE, size * max(_TOKENS, generator.context))
+        self._spec, self._options = spec, options
+        self._blocks = max(1, min(memory // (size * BLOCK), options.sequences * generator.context // BLOCK + options.sequences))
+        self._opened = PipelineOptions(
+            threads=max(1, spec.threads),
+            step=max(4 * BLOCK, options.part) + options.sequences,
+            precision=choice.precision,
+            kv_precision=options.kv_cache,
+        )
+        cached = options.prefix_cache and generator.defaults.get("repetition_penalty", 1.0) == 1.0
+        self._keep(cached, self._open(cached))
+
+    def warm(self) -> None:
+        """Each pipeline has answered once when it is opened."""
+
+    def admit(self, request: GenerationRequest) -> None:
+        from openmaas.engines.openvino_genai.sampling import generation_config
+
+        config = generation_config(request)
+        cached = self._options.prefix_cache and request.sampling.repetition_penalty == 1.0
+        if cached in self._lanes:
+            self._lanes[cached].admit(request, config)
+            return
+        if cached not in self._opening:
+            self._opening[cached] = self._thread.submit(self._open, cached)
+        self._early.append((request, config))
+
+    def cancel(self, request_id: int) -> None:
+        self._early = [(request, config) for request, config in self._early if request.id != request_id]
+        for lane in self._lanes.values():
+            lane.cancel(request_id)
+
+    def step(self) -> list[Progress]:
+        progresses = self._join_early() if self._opening else []
+        for lane in self._lanes.values():
+            progresses += lane.step()
+        return progresses
+
+    def load_now(self) -> EngineLoad:
+        loads = [lane.load_now() for lane in self._lanes.values()]
+        return EngineLoad(
+            running=sum(load.running for load in loads),
+            waiting=sum(load.waiting for load in loads) + len(self._early),
+            cache=max((load.cache for load in loads), default=0.0),
+        )
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._early) or any(lane.busy for lane in self._lanes.values())
+
+    def describe(self) -> dict[str, str]:
+        spec, opened = self._spec, self._opened
+        if spec is None or opened is None:
+            return {"library": self.library, "version": importlib.metadata.version("openvino-genai"), "device": "cpu"}
+        return {
+            "library": self.library,
+            "version": importlib.metadata.version("openvino-genai"),
+            "device": "cpu",
+            "threads": str(opened.threads),
+            "precision": opened.computed,
+            "weights": _generator(spec.manifest).weights,
+            "cache_tokens": str(self._blocks * 32),
+            "prefix_cache": "on" if self._options.prefix_cache else "off",
+        }
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _keep(self, cached: bool, lane: Lane) -> None:
+        if cached and not lane.caches:
+            cached, self._options = False, msgspec.structs.replace(self._options, prefix_cache=False)
+        self._lanes[cached] = lane
+
+    def _join_early(self) -> list[Progress]:
+        """Requests whose pipeline is open now, and the errors of those whose pipeline cannot be opened."""
+        if not any(lane.busy for lane in self._lanes.values()):
+            wait(self._opening.values(), timeout=0.05)
+        progresses: list[Progress] = []
+        for cached, opening in list(self._opening.items()):
+            if not opening.done():
+                continue
+            del self._opening[cached]
+            error = opening.exception()
+            if error is None:
+                self._keep(cached, opening.result())
+            elif not isinstance(error, OpenMaaSError):
+                raise error
+            early, self._early = self._early, []
+            for request, config in early:
+                progresses += self._admit_late(request, config, error)
+        return progresses
+
+    def _admit_late(self, request: GenerationRequest, config: Any, error: OpenMaaSError | None) -> list[Progress]:
+        try:
+            if error is not None:
+                raise error
+            self.admit(request)
+        except OpenMaaSError as raised:
+            return [Progress(id=request.id, tokens=[], error=raised)]
+        return []
+
+    def _open(self, cached: bool) -> Lane:
+        from openmaas.engines.openvino_genai.disguise import Disguise
+        from openmaas.engines.openvino_genai.lane import Lane
+        from openmaas.engines.openvino_genai.pipeline import answers, open_pipeline, takes_disguise
+
+        assert self._spec is not None and self._opened is not None
+        vocabulary = _generator(self._spec.manifest).vocabulary
+        disguise = Disguise(vocabulary) if cached else None
+        pipeline = open_pipeline(self._spec.entry, self._opened, blocks=self._blocks, prefix_cache=cached)
+        if cached and not takes_disguise(pipeline, vocabulary):
+            del pipeline
+            disguise = None
+            pipeline = open_pipeline(self._spec.entry, self._opened, blocks=self._blocks, prefix_cache=False)
+        if not cached:
+            answers(pipeline, [0] * 8, 2)
+        return Lane(
+            pipeline,
+            blocks=self._blocks,
+            slots=self._options.sequences,
+            chunk=max(4 * 32, self._options.part),
+            disguise=disguise,
+        )
+
+
+def _generator(manifest: Manifest) -> Generator:
+    if manifest.generator is None:
+        raise EngineFailed("The version does not say that it generates text (manifest.generator).", code="load_failed")
+    return manifest.generator

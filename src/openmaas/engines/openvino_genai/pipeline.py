@@ -1,0 +1,91 @@
+"""How GenAI's pipeline is opened, and the check that its model takes tokens in disguise."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from openmaas.core.errors import EngineFailed, without_paths
+from openmaas.core.hardware import computes_bf16
+
+# `import openvino_genai` imports openvino, which sends usage data to its maker; without this package it has nothing to send
+# them with.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+class PipelineOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pipeline is opened with. precision: f32 or bf16, empty for the library's choice. kv_precision: of the cache, empty
+    for the library's choice (u8). step: tokens that one step computes at most."""
+
+    threads: int
+    step: int
+    precision: str = ""
+    kv_precision: str = ""
+
+    @property
+    def computed(self) -> str:
+        """The precision that the library computes in."""
+        return self.precision or ("bf16" if computes_bf16() else "f32")
+
+
+def open_pipeline(entry: Path, options: PipelineOptions, *, blocks: int, prefix_cache: bool) -> Any:
+    """Of an .xml's folder, or of a .gguf file; nothing is written. Raises EngineFailed with what the library said."""
+    import openvino_genai
+
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.num_kv_blocks = blocks
+    scheduler.max_num_batched_tokens = options.step
+    scheduler.dynamic_split_fuse = True
+    scheduler.enable_prefix_caching = prefix_cache
+    properties: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": options.threads,
+        "sampler_num_threads": options.threads,
+        "INFERENCE_PRECISION_HINT": options.computed,
+        # Replicas pinned to the same first cores would wait for each other while others idle.
+        "ENABLE_CPU_PINNING": False,
+        "ENABLE_CPU_RESERVATION": False,
+        "ENABLE_HYPER_THREADING": True,
+    }
+    if options.kv_precision:
+        properties["KV_CACHE_PRECISION"] = options.kv_precision
+    path = entry if entry.suffix == ".gguf" else entry.parent
+    try:
+        return openvino_genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU", properties)
+    except Exception as error:
+        raise EngineFailed(f"OpenVINO GenAI cannot load the model: {_reason(error)}", code="load_failed") from None
+
+
+def answers(pipeline: Any, prompt: list[int], tokens: int) -> tuple[list[int], list[float]]:
+    """What an idle pipeline says after a prompt, taking the likeliest tokens, and their logprobs."""
+    import openvino
+    import openvino_genai
+
+    config = openvino_genai.GenerationConfig()
+    config.max_new_tokens, config.ignore_eos, config.logprobs = tokens, True, 1
+    handle = pipeline.add_request(0, openvino.Tensor(np.asarray([prompt], dtype=np.int64)), config)
+    while pipeline.has_non_finished_requests():
+        pipeline.step()
+    outputs = handle.read_all()
+    return list(outputs[0].generated_ids), list(outputs[0].generated_log_probs)
+
+
+def takes_disguise(pipeline: Any, vocabulary: int) -> bool:
+    """Whether ids counted from the vocabulary's end are the same tokens to this model."""
+    prompt = [int(token) for token in np.random.default_rng(0).integers(0, vocabulary, 40)]
+    plain = answers(pipeline, prompt, 3)
+    try:
+        disguised = answers(pipeline, [token - vocabulary for token in prompt], 3)
+    except Exception:
+        return False
+    return plain[0] == disguised[0] and bool(np.allclose(plain[1], disguised[1], rtol=0, atol=1e-4))
+
+
+def _reason(error: Exception) -> str:
+    """What the library said, without places in its own source and without paths."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return without_paths(" ".join(said or lines) or type(error).__name__)[:600].rstrip(". ") + "."

@@ -1,0 +1,64 @@
+"""Sampling in GenAI's words. It begins empty: what a model's generation_config.json says is the caller's matter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openmaas.core.errors import InvalidInput
+from openmaas.core.generation import GenerationRequest, Sampling
+
+_COLDEST = 1e-5
+"""Temperatures below it take the likeliest token, as 0 does."""
+
+
+def generation_config(request: GenerationRequest) -> Any:
+    """Raises InvalidInput for what GenAI refuses."""
+    import openvino_genai
+
+    config = openvino_genai.GenerationConfig()
+    config.max_new_tokens = request.max_tokens
+    config.apply_chat_template = False
+    if request.end:
+        # Without an id of its own, GenAI adds the model's.
+        config.eos_token_id = request.end[0]
+        config.stop_token_ids = set(request.end)
+    else:
+        config.ignore_eos = True
+    _choose(config, request.sampling)
+    try:
+        config.validate()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1][:300]
+        raise InvalidInput(f"OpenVINO GenAI cannot sample like this: {reason}") from None
+    return config
+
+
+def one_token() -> Any:
+    """The likeliest one, whatever it is."""
+    import openvino_genai
+
+    config = openvino_genai.GenerationConfig()
+    config.max_new_tokens = 1
+    config.ignore_eos = True
+    return config
+
+
+def _choose(config: Any, sampling: Sampling) -> None:
+    config.logprobs = int(sampling.logprobs >= 0)
+    if sampling.repetition_penalty <= 0:
+        raise InvalidInput(f"repetition_penalty is {sampling.repetition_penalty:g}; it must be above 0.")
+    config.repetition_penalty = sampling.repetition_penalty
+    if sampling.temperature < _COLDEST:
+        return
+    config.do_sample = True
+    config.temperature = sampling.temperature
+    config.top_p = min(1.0, max(sampling.top_p, 1e-6))
+    if sampling.top_k > 0:
+        config.top_k = sampling.top_k
+    config.min_p = min(sampling.min_p, 1 - 1e-6)
+    config.rng_seed = _folded(sampling.seed)
+
+
+def _folded(seed: int) -> int:
+    """GenAI looks at 32 bits of a seed: all of them should count."""
+    return ((seed & (2**64 - 1)) * 0x9E3779B97F4A7C15 & (2**64 - 1)) >> 32
