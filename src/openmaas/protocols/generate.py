@@ -32,7 +32,7 @@ def decode_generate_stream(body: bytes, limits: Limits) -> Ask:
 
 def _decode(body: bytes, limits: Limits, *, stream: bool) -> Ask:
     request = _reader.read(body, limits.max_body)
-    identity: str | None = request.take("id", str)
+    identity = request.text("id", limits.max_text)
     came: str | list[str] = decode(TEXT_INPUT, request.needed(TEXT_INPUT), str | list[str], next_step=_NEXT)
     prompts = [came] if isinstance(came, str) else came
     check_count(TEXT_INPUT, prompts, limits.max_prompts)

@@ -79,6 +79,8 @@ def test_pieces_of_several_answers_are_told_apart() -> None:
         ({"text_input": [["x"]]}, "text_input[0]"),
         ({"text_input": ["x"] * 20, "parameters": {"n": 16}}, "n"),
         ({"text_input": "x", "parameters": []}, "parameters"),
+        ({"text_input": "x", "id": "7" * 513}, "id"),
+        ({"text_input": "x", "id": 7}, "id"),
         ({"text_input": "x", "parameters": {"logprobs": 1}}, "logprobs"),
         ({"text_input": "x", "parameters": {"max_tokens": 0}}, "max_tokens"),
         ({"text_input": "x", "parameters": {"stream": True}}, "stream"),

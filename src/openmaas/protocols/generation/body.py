@@ -40,19 +40,22 @@ class Body:
         raw = self._raw.get(name)
         return None if raw is None else decode(name, raw, kind)
 
-    def number(self, name: str, low: float, high: float, *, above: bool = False) -> float | None:
-        """above: `low` itself is not allowed."""
+    def number(self, name: str, low: float, high: float) -> float | None:
         value: float | None = self.take(name, float)
-        if value is not None and not (low < value <= high if above else low <= value <= high):
-            raise out_of_range(
-                name, value, f"a number {'above' if above else 'from'} {low:g} {'up ' if above else ''}to {high:g}"
-            )
+        if value is not None and not low <= value <= high:
+            raise out_of_range(name, value, f"a number from {low:g} to {high:g}")
         return value
 
     def whole(self, name: str, low: int, high: int) -> int | None:
         value: int | None = self.take(name, int)
         if value is not None and not low <= value <= high:
             raise out_of_range(name, value, f"a whole number from {low} to {high}")
+        return value
+
+    def text(self, name: str, longest: int) -> str | None:
+        value: str | None = self.take(name, str)
+        if value is not None and len(value) > longest:
+            raise out_of_range(name, f"a text of {len(value)} characters", f"one of at most {longest}")
         return value
 
     def flag(self, name: str) -> bool:
@@ -157,8 +160,8 @@ class BodyReader:
 
 def free_object(name: str, raw: msgspec.Raw, *, max_bytes: int, max_depth: int) -> dict[str, Any]:
     """An object that may hold anything, as a JSON schema: bounded in bytes and in depth. A $ref may point into itself only."""
-    if len(bytes(raw)) > max_bytes:
-        raise InvalidInput(f"{name} has {len(bytes(raw))} bytes; at most {max_bytes} are read.", code="too_large", param=name)
+    if (size := len(memoryview(raw))) > max_bytes:
+        raise InvalidInput(f"{name} has {size} bytes; at most {max_bytes} are read.", code="too_large", param=name)
     value: dict[str, Any] = decode(name, raw, dict[str, Any])
     level: list[Any] = [value]
     for _ in range(max_depth):

@@ -6,7 +6,7 @@ import msgspec
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Upper bounds. answers: prompts times n. stop_length, variable_length and the like: characters.
+    """Upper bounds. max_answers: prompts times n. max_stop_length, max_text (of a variable or an id): characters.
 
     max_body: bytes of JSON. max_tokens: that may be asked for; the model's context bounds further. max_schema: bytes of one
     JSON schema. max_depth: of what is nested freely (a schema, a tool's arguments).

@@ -16,6 +16,7 @@ SAMPLING: Final = (
     "n",
 )  # fmt: skip
 _LEAST_TOP_P: Final = 1e-6
+_LEAST_TEMPERATURE: Final = 1e-4
 _SEEDS: Final = 2**62 - 1
 _VARIABLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TEMPLATE_OWN: Final = frozenset(
@@ -25,18 +26,20 @@ _TEMPLATE_OWN: Final = frozenset(
 
 def read_sampling(body: Body, limits: Limits) -> dict[str, Any]:
     """What Ask says of sampling, by its own names; only what came, but for `n`. Raises InvalidInput with the bounds."""
+    temperature = body.number("temperature", 0, 2)
     top_p = body.number("top_p", 0, 1)
     top_k = body.whole("top_k", -1, 2**31 - 1)
     seed = body.whole("seed", -(2**63), 2**63 - 1)
     values = {
-        "temperature": body.number("temperature", 0, 2),
+        # So near to 0 nothing but the likeliest token is left, and dividing by it leaves the range of numbers.
+        "temperature": 0.0 if temperature is not None and temperature < _LEAST_TEMPERATURE else temperature,
         # Nothing but the likeliest token is what 0 means; engines want a share above it.
         "top_p": None if top_p is None else max(top_p, _LEAST_TOP_P),
         "top_k": None if top_k is None else max(top_k, 0),  # some write -1 for all tokens
         "min_p": body.number("min_p", 0, 1),
         "presence_penalty": body.number("presence_penalty", -2, 2),
         "frequency_penalty": body.number("frequency_penalty", -2, 2),
-        "repetition_penalty": body.number("repetition_penalty", 0, 2, above=True),
+        "repetition_penalty": body.number("repetition_penalty", 0.01, 2),
         # Any number names a stream of random numbers; engines want it positive, with room for those of the answers after it.
         "seed": None if seed is None else seed & _SEEDS,
     }

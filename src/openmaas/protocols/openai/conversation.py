@@ -18,11 +18,11 @@ class _Text(msgspec.Struct, tag_field="type", tag="text", forbid_unknown_fields=
     text: str
 
 
-Content: TypeAlias = str | list[_Text]
+_Content: TypeAlias = str | list[_Text]
 
 
 class _System(msgspec.Struct, tag_field="role", tag="system", forbid_unknown_fields=True):
-    content: Content
+    content: _Content
     name: str | None = None
 
 
@@ -47,7 +47,7 @@ class _Call(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Assistant(msgspec.Struct, tag_field="role", tag="assistant", forbid_unknown_fields=True):
-    content: Content | None = None
+    content: _Content | None = None
     tool_calls: list[_Call] | None = None
     name: str | None = None
     refusal: None = None
@@ -57,7 +57,7 @@ class _Assistant(msgspec.Struct, tag_field="role", tag="assistant", forbid_unkno
 
 
 class _Tool(msgspec.Struct, tag_field="role", tag="tool", forbid_unknown_fields=True):
-    content: Content
+    content: _Content
     tool_call_id: str
     name: str | None = None
 
@@ -81,7 +81,7 @@ def _message(
         made = _assistant(where, message, called, limits)
     else:
         role = {_System: "system", _Developer: "system", _User: "user", _Tool: "tool"}[type(message)]
-        made = {"role": role, "content": joined(where, message.content, limits)}
+        made = {"role": role, "content": _joined(where, message.content, limits)}
     if isinstance(message, _Tool):
         if message.tool_call_id not in called:
             raise InvalidInput(
@@ -95,7 +95,7 @@ def _message(
     return made
 
 
-def joined(where: str, content: Content, limits: Limits) -> str:
+def _joined(where: str, content: _Content, limits: Limits) -> str:
     """A text, or texts as lines: templates know one text a message."""
     if isinstance(content, str):
         return content
@@ -110,7 +110,7 @@ def _assistant(where: str, message: _Assistant, called: set[str], limits: Limits
         raise InvalidInput(
             f"{where} has neither content nor tool_calls.", code="invalid_parameter", next_step=_NEXT, param=f"{where}.content"
         )
-    made: Message = {"role": "assistant", "content": joined(where, message.content or "", limits)}
+    made: Message = {"role": "assistant", "content": _joined(where, message.content or "", limits)}
     if message.tool_calls:
         check_count(f"{where}.tool_calls", message.tool_calls, limits.max_tools)
         made["tool_calls"] = [

@@ -14,7 +14,7 @@ from openmaas.protocols.generation.limits import Limits
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NO_PARAMETERS = {"type": "object", "properties": {}}
 _CHOICES = ("auto", "none", "required")
-ANY_OBJECT = '{"type":"object"}'
+_ANY_OBJECT = '{"type":"object"}'
 
 
 class _Function(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,7 +76,7 @@ class _FlatSchemaFormat(_JsonSchema, tag_field="type", tag="json_schema"):
 
 
 _Format: TypeAlias = _TextFormat | _ObjectFormat | _SchemaFormat
-FlatFormat: TypeAlias = _TextFormat | _ObjectFormat | _FlatSchemaFormat
+_FlatFormat: TypeAlias = _TextFormat | _ObjectFormat | _FlatSchemaFormat
 
 
 def read_tools(body: Body, limits: Limits, *, flat: bool = False) -> list[dict[str, Any]]:
@@ -149,11 +149,11 @@ def read_format(name: str, raw: msgspec.Raw | None, limits: Limits, *, flat: boo
     """Text of the JSON schema that the answer must follow, None where it is free. flat: as the Responses API writes it."""
     if raw is None:
         return None
-    came = decode(name, raw, FlatFormat if flat else _Format)
+    came = decode(name, raw, _FlatFormat if flat else _Format)
     if isinstance(came, _TextFormat):
         return None
     if isinstance(came, _ObjectFormat):
-        return ANY_OBJECT
+        return _ANY_OBJECT
     place, schema = (f"{name}.schema", came) if flat else (f"{name}.json_schema.schema", came.json_schema)
     whole = free_object(place, schema.schema, max_bytes=limits.max_schema, max_depth=limits.max_depth)
     return msgspec.json.encode(whole).decode()

@@ -21,7 +21,7 @@ NUMBERS = [
     ("min_p", 0, 1, -0.1, 1.1),
     ("presence_penalty", -2, 2, -2.1, 2.1),
     ("frequency_penalty", -2, 2, -2.1, 2.1),
-    ("repetition_penalty", 0.1, 2, 0, 2.1),
+    ("repetition_penalty", 0.01, 2, 0, 2.1),
     ("seed", 0, 2**62 - 1, -(2**63) - 1, 2**63),
 ]
 TOKENS = {"responses": "max_output_tokens"}
@@ -49,6 +49,7 @@ def test_what_is_left_out_or_null_is_left_open(operation: str) -> None:
 def test_forms_that_mean_the_same() -> None:
     assert ask("chat", top_k=-1).top_k == 0
     assert 0 < (ask("chat", top_p=0).top_p or 0) < 1e-5
+    assert [ask("chat", temperature=one).temperature for one in (0, 1e-300, 0.01)] == [0, 0, 0.01]
     assert ask("chat", stop="x").stop == ask("chat", stop=["x", "x"]).stop == ("x",)
     assert ask("chat", seed=-5).seed == ask("chat", seed=-5).seed != ask("chat", seed=-6).seed
     assert all(0 <= (ask("chat", seed=seed).seed or 0) < 2**62 for seed in (-(2**63), -1, 2**63 - 1))

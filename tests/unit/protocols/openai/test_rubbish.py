@@ -122,3 +122,16 @@ def test_a_megabyte_of_anything_takes_no_time(body: bytes) -> None:
     began = time.process_time()
     try_all(body)
     assert time.process_time() - began < 2  # of nine decoders together; a busy machine counts too
+
+
+@pytest.mark.parametrize("depth", [30, 31, 32, 33, 100, 300, 500, 900, 1100])
+def test_depths_and_lengths_of_numbers(depth: int) -> None:
+    """Neither the interpreter's limit of recursion nor that of digits is ever seen."""
+    nest, number = b"[" * depth + b"]" * depth, b"9" * (5 * depth)
+    for value in (nest, number):
+        try_all(b'{"prompt":"x","n":%b}' % value)
+        try_all(b'{"prompt":"x","temperature":%b}' % value)
+        try_all(b'{"prompt":"x","logit_bias":{"a":%b}}' % value)
+        try_all(b'{"text_input":"x","parameters":{"n":%b}}' % value)
+        function = b'{"name":"a","parameters":{"a":%b}}' % value
+        try_all(b'{"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":%b}]}' % function)
