@@ -21,6 +21,8 @@ PROCESSOR_SECONDS: Final = 1
 """For one rendering; a usual one takes less than a thousandth of that."""
 MAX_OUTPUT: Final = 4 << 20
 """Characters of a rendered conversation."""
+MAX_REPLY: Final = 12 * MAX_OUTPUT + 1024
+"""Bytes: an emoji takes twelve in JSON."""
 
 # By its path: as a module of the package it would import all that is around it.
 COMMAND: Final = (sys.executable, "-I", str(Path(__file__).with_name("renderer.py")))
@@ -60,7 +62,7 @@ def conversation(
         {"add_generation_prompt": True, "documents": None}
         | dict(special)
         | dict(variables or {})
-        | {"messages": list(map(_with_arguments, messages)), "tools": list(tools) or None}
+        | {"messages": list(messages), "tools": list(tools) or None}
     )
 
 
@@ -113,23 +115,6 @@ def require_jinja() -> None:
             code="library_missing",
             next_step="pip install 'openmaas[generation]' where the server runs.",
         )
-
-
-def _with_arguments(message: Message) -> Message:
-    """Callers send the arguments of a call as JSON text; templates take them as an object."""
-    calls = message.get("tool_calls")
-    return message | {"tool_calls": list(map(_with_object, calls))} if isinstance(calls, list) else message
-
-
-def _with_object(call: Any) -> Any:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = msgspec.json.decode(function["arguments"] or "{}")
-    except (msgspec.MsgspecError, RecursionError):
-        return call
-    return call | {"function": function | {"arguments": arguments}}
 
 
 def _framed(value: Any) -> bytes:

@@ -8,7 +8,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from openmaas.core.errors import EngineFailed, Unavailable
+from openmaas.core.errors import EngineFailed, OpenMaaSError, Unavailable
 from openmaas.core.generation import Message
 from openmaas.processing.generation import rendering
 
@@ -83,7 +83,10 @@ class ChatTemplate:
             )
         except OSError as error:
             raise rendering.no_process(error) from None
-        reply = rendering.read(await self._answer(self._child, self._order, _START))
+        try:
+            reply = rendering.read(await self._answer(self._child, self._order, _START))
+        except OpenMaaSError as error:  # what is constant is computed while compiling, for as long as it takes
+            raise EngineFailed(f"The chat template cannot be compiled. {error.message}", code="load_failed") from None
         if reply.error:
             await self._drop()
             raise EngineFailed(f"The chat template cannot be compiled: {reply.said}.", code="load_failed")
@@ -98,11 +101,15 @@ class ChatTemplate:
                 child.stdin.write(data)
                 await child.stdin.drain()
                 length = int.from_bytes(await child.stdout.readexactly(4), "big")
+                if length > rendering.MAX_REPLY:
+                    raise ConnectionError
                 return await child.stdout.readexactly(length)
         except TimeoutError:
             await self._drop()
             raise rendering.took_too_long(f"{seconds:g} s") from None
         except (OSError, asyncio.IncompleteReadError):
+            with contextlib.suppress(TimeoutError):  # it is about to end, and to say why
+                await asyncio.wait_for(child.wait(), 1.0)
             await self._drop()
             raise rendering.death(child.returncode) from None
         except BaseException:
@@ -113,6 +120,7 @@ class ChatTemplate:
         child, self._child = self._child, None
         if child is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
         await child.wait()
