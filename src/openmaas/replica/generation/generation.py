@@ -115,7 +115,8 @@ class Generation:
         if not isinstance(error, OpenMaaSError):
             get_logger("replica").error("request_broke", exc_info=error)
         self._call.fail(engine_error(error, "The answer cannot be made"))
-        self._statistics.failed(time.monotonic() - self._arrived)
+        if self._planned:  # a refusal is no failure of the model
+            self._statistics.failed(time.monotonic() - self._arrived)
         self._end("error")
 
     # ends

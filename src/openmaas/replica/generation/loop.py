@@ -24,8 +24,8 @@ _STOP: Final = None
 class EngineLoop:
     """Admits, cancels and steps while there is anything to do, and sleeps while there is not.
 
-    deliver: gets what steps gave, on the event loop, in their order; what several gave while the event loop was busy comes
-    together. broke: gets, on the event loop and at most once, what a step raised; the engine is not called again after that.
+    deliver: gets what steps gave, on the event loop, in their order; what several gave a request while the event loop was busy
+    is one progress. broke: gets, on the event loop and at most once, what a step raised; the engine is not called again then.
     """
 
     def __init__(self, engine: GenerationEngine, deliver: Deliver, broke: Broke) -> None:
@@ -70,7 +70,7 @@ class EngineLoop:
                 if self._engine.busy:
                     self._give(self._engine.step())
                     self.steps += 1
-                    self.load = self._engine.load_now()
+                self.load = self._engine.load_now()
                 self._begun = 0.0
         except BaseException as error:  # also what libraries written in other languages throw, as a panic in Rust
             get_logger("engine").exception("step_failed")
@@ -119,8 +119,24 @@ class EngineLoop:
     def _collect(self) -> None:
         # In this order: what comes after the first line brings another call.
         self._told = False
-        outbox, progress = self._outbox, []
+        outbox = self._outbox
+        progress: list[Progress] = []
+        by_id: dict[int, Progress] = {}
         while outbox:
-            progress.append(outbox.popleft())
+            new = outbox.popleft()
+            before = by_id.get(new.id)
+            if before is None or new.error is not None:
+                by_id[new.id] = new
+                progress.append(new)
+            else:
+                _join(before, new)
         if not self._closed:
             self._deliver(progress)
+
+
+def _join(progress: Progress, later: Progress) -> None:
+    """Several steps as if they had been one."""
+    progress.tokens = [*progress.tokens, *later.tokens]
+    if later.logprobs is not None:
+        progress.logprobs = [*(progress.logprobs or ()), *later.logprobs]
+    progress.finish = later.finish

@@ -91,11 +91,9 @@ class GenerationServer:
             generation = Generation(call, head, self.statistics, self.counts, self.scheduler.leave)
             self.scheduler.enter(generation)
             self._beside(self._generate(call, head, generation), generation.fail)
-        elif head.operation == "tokenize":
-            self._beside(self._tokenize(call, head), lambda error: call.fail(engine_error(error, "The tokenizer failed")))
-        elif head.operation == "detokenize":
-            body = encode_detokenize(self._text.codec.decode(decode_detokenize(self._body(call, head))))
-            call.answer(_encode(Answer()), body)
+        elif head.operation in ("tokenize", "detokenize"):
+            work = self._tokenize(call, head) if head.operation == "tokenize" else self._detokenize(call, head)
+            self._beside(work, lambda error: call.fail(engine_error(error, "The tokenizer failed")))
         else:
             call.answer(_encode(Answer()), msgspec.json.encode(self._about(head)))
 
@@ -172,6 +170,11 @@ class GenerationServer:
             tokens = await self._prompts.conversation(ask.messages, ask.tools, variables, special=ask.special)
         strings = [self._text.codec.token(token)[0] for token in tokens] if ask.strings else None
         call.answer(_encode(Answer()), encode_tokenize(tokens, context=self._context, strings=strings))
+
+    async def _detokenize(self, call: IncomingCall, head: Call) -> None:
+        tokens = decode_detokenize(self._body(call, head))
+        text = await asyncio.to_thread(self._text.codec.decode, tokens)
+        call.answer(_encode(Answer()), encode_detokenize(text))
 
     # what the version says of itself
 

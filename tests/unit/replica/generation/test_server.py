@@ -110,7 +110,7 @@ async def test_an_echo_begins_with_the_prompt() -> None:
 
 
 async def test_a_stop_text_over_several_tokens_ends_it_and_the_engine_s_work() -> None:
-    async with writer(token_delay=0.002) as one:
+    async with writer(token_delay=0.01) as one:
         answer = await one.complete("one two three ", max_tokens=400, stop=["e t", "nope"])
         assert (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == ("on", "stop")
         assert answer["usage"]["completion_tokens"] == 5
@@ -341,3 +341,16 @@ async def test_others_are_served_while_a_long_text_is_tokenised() -> None:
             slowest = max(slowest, time.monotonic() - sent)
         await long
         assert slowest < 0.6 * (time.monotonic() - begun)
+
+
+async def test_the_engine_does_not_wait_for_a_busy_event_loop() -> None:
+    async with writer(token_delay=0.001, declared=generator(context=10_000)) as one:
+        events = one.stream("completions", {"prompt": "abc", "max_tokens": 400, "temperature": 0})
+        texts = [(await anext(events))["choices"][0]["text"]]
+        before = one.server.scheduler.steps
+        time.sleep(0.1)  # it is the event loop that is held up
+        assert one.server.scheduler.steps > before + 20
+        texts += [event["choices"][0]["text"] async for event in events]
+        assert "".join(texts) == ("abc" * 134)[:400]
+        assert len(texts) < 400 - 20  # what had piled up came together
+        assert (await one.statistics())["generation"]["cache_usage"] == 0
