@@ -39,7 +39,6 @@ class Exchange:
 
     route: Route | None = None
     key: Key | None = None
-    asked: Asked = ("", "")
     target: Target | None = None
     version: int | None = None
     deployment = ""
@@ -161,12 +160,13 @@ class Door:
             except msgspec.MsgspecError as broken:
                 self._unexpected(exchange, broken)
                 return
-            self._end(exchange, head.status, answer_headers(head, exchange.request_id, self._since(request)), body)
+            seconds = self._loop.time() - request.started
+            self._end(exchange, head.status, answer_headers(head, exchange.request_id, seconds), body)
 
     def open_stream(self, exchange: Exchange, header: bytes, body: bytes) -> None:
         """Write the head and the first part of an answer that goes on."""
         request = exchange.request
-        head, seconds = _decode_answer(header), self._since(request)
+        head, seconds = _decode_answer(header), self._loop.time() - request.started
         request.begin_stream(head.status, stream_headers(head, exchange.request_id, seconds))
         request.write(body)
         self._metrics.first_part(exchange.deployment, seconds)
@@ -212,7 +212,6 @@ class Door:
         """The deployment that is asked for, if the key may use it."""
         assert exchange.route is not None and exchange.key is not None
         exchange.target, exchange.version = target, _ = self._router.resolve(name, version)
-        exchange.asked = (name, version)
         exchange.deployment = target.deployment.name
         self._gate.authorize(exchange.key, exchange.route, target.deployment.project)
 
@@ -224,8 +223,10 @@ class Door:
 
     def _predict(self, exchange: Exchange, route: Route) -> None:
         request, body = exchange.request, exchange.request.body
+        asked: Asked = (route.deployment, route.version)
         if route.named_in_body:
-            self._find(exchange, openai.model_of(body), "")
+            asked = (openai.model_of(body), "")
+            self._find(exchange, *asked)
         target, key = exchange.target, exchange.key
         assert target is not None and key is not None
         timeout = timeout_of(request, target.deployment.timeout)
@@ -234,7 +235,7 @@ class Door:
         request.on_late = exchange.late
         on_part = exchange.part if route.streams else None
         forward = Forward(
-            self._router, exchange.asked, target, exchange.version, call, body, request.deadline, exchange.answered, on_part
+            self._router, asked, target, exchange.version, call, body, request.deadline, exchange.answered, on_part
         )
         exchange.forward = forward
         forward.start()
@@ -272,15 +273,12 @@ class Door:
         exchange.forward = None
         self.count(exchange, status)
 
-    def _since(self, request: Request) -> float:
-        return self._loop.time() - request.started
-
     def count(self, exchange: Exchange, status: int) -> None:
         """A request has ended: its place at the gate is free."""
         if exchange.holds >= 0:
             self._gate.leave(exchange.holds)
             exchange.holds = -1
-        seconds = self._since(exchange.request)
+        seconds = self._loop.time() - exchange.request.started
         route = exchange.route
         self._metrics.observe(route.name if route is not None else "unknown", exchange.deployment, status, seconds)
         failed = status >= 500 and not (route is not None and route.open)  # not ready yet is an answer, not a failure

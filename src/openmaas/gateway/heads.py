@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
-from openmaas.core.contracts import Answer, Call, Operation, Timing
+from openmaas.core.contracts import Answer, Call, Timing
 from openmaas.core.errors import InvalidInput
 from openmaas.gateway.http import Request
 from openmaas.protocols.routes import Route
@@ -14,27 +13,32 @@ _STREAM = "cache-control: no-cache\r\nx-accel-buffering: no\r\n"  # the second a
 
 
 def call_head(request: Request, route: Route, request_id: str, timeout: float, deployment: str, project: str) -> Call:
-    json_size = -1
-    text = request.header(b"inference-header-content-length")
-    if text is not None:
-        if not (text.isascii() and text.isdigit()) or len(text) > 18:
-            raise InvalidInput(
-                f"Inference-Header-Content-Length is {text[:40]!r}; it must be a whole number.", code="invalid_header"
-            )
-        json_size = int(text)
-    plain = route.name == "predict"
     return Call(
-        cast(Operation, route.name),  # a route that predicts is named as what it asks a replica for
+        route.name,  # type: ignore[arg-type]  # one that predicts is named as what a replica is asked for
         request_id,
         timeout,
-        (request.header(b"content-type") or "") if plain else "",
-        request.header(b"content-encoding") or "",
-        request.header(b"accept-encoding") or "",
-        json_size,
+        _text(request, b"content-type") if route.name == "predict" else "",
+        # To see that a header is not there is cheaper than to ask for it, and most of these are not.
+        _text(request, b"content-encoding") if b"content-encoding" in request.headers else "",
+        _text(request, b"accept-encoding") if b"accept-encoding" in request.headers else "",
+        _json_size(request) if b"inference-header-content-length" in request.headers else -1,
         deployment,
         route.top,
         project,
     )
+
+
+def _text(request: Request, name: bytes) -> str:
+    return request.header(name) or ""
+
+
+def _json_size(request: Request) -> int:
+    text = _text(request, b"inference-header-content-length")
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise InvalidInput(
+            f"Inference-Header-Content-Length is {text[:40]!r}; it must be a whole number.", code="invalid_header"
+        )
+    return int(text)
 
 
 def timeout_of(request: Request, default: float) -> float:

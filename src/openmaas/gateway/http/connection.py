@@ -157,8 +157,6 @@ class HttpConnection(asyncio.Protocol):
         assert request is not None
         request.method = self._parser.get_method().decode("latin-1")
         request.keep_alive = self._parser.should_keep_alive()
-        if not request.keep_alive or b"connection" in request.headers:  # any other client's version is 1.1
-            request.chunked = self._parser.get_http_version() != "1.0"
         if b"transfer-encoding" in request.headers:
             request.content_length = None
         elif length := request.headers.get(b"content-length"):
@@ -246,8 +244,10 @@ class HttpConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        close = self._closes(request)
-        head = self._head(status, f"{headers}content-length: {len(body)}\r\n", close)
+        close = not request.keep_alive or self._server.draining or self._closing
+        first = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Status\r\n"
+        end = _CLOSE if close else _BLANK
+        head = f"{first}{self._server.date}{headers}content-length: {len(body)}\r\n{end}".encode("latin-1", "replace")
         if request.method == "HEAD":
             body = b""
         if len(body) < _JOIN_BELOW:
@@ -263,10 +263,13 @@ class HttpConnection(asyncio.Protocol):
         """Begin an answer in parts. Its head goes out with the first of them, at the latest when this turn is over."""
         if request is not self._active:  # the client has left
             return
-        request.keep_alive = request.chunked and not self._closes(request)
-        framing = "transfer-encoding: chunked\r\n" if request.chunked else ""
-        head = self._head(status, headers + framing, not request.keep_alive)
-        self._parts = Parts(head, chunked=request.chunked, silent=request.method == "HEAD")
+        chunked = self._parser.get_http_version() != "1.0"  # a client speaks one version, also where its next request has begun
+        close = not (chunked and request.keep_alive) or self._server.draining or self._closing
+        first = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Status\r\n"
+        framing = "transfer-encoding: chunked\r\n" if chunked else ""
+        head = f"{first}{self._server.date}{headers}{framing}{_CLOSE if close else _BLANK}".encode("latin-1", "replace")
+        request.keep_alive = not close
+        self._parts = Parts(head, chunked=chunked, silent=request.method == "HEAD")
         self._loop.call_soon(self._send_parts)
 
     def write_stream(self, request: Request, data: bytes) -> None:
@@ -282,7 +285,7 @@ class HttpConnection(asyncio.Protocol):
         self._parts = None
         if transport.is_closing():
             return
-        if close or self._closes(request):
+        if close or not request.keep_alive or self._server.draining or self._closing:
             self._finish(transport, whole=request.whole and self._request is None)
         self._next()
 
@@ -296,14 +299,6 @@ class HttpConnection(asyncio.Protocol):
             transport.write(data)
             if transport.get_write_buffer_size() > MAX_UNREAD:
                 self.abort()
-
-    def _closes(self, request: Request) -> bool:
-        """Whether the answer of this request is the last one here."""
-        return not request.keep_alive or self._server.draining or self._closing
-
-    def _head(self, status: int, headers: str, close: bool) -> bytes:
-        first = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Status\r\n"
-        return f"{first}{self._server.date}{headers}{_CLOSE if close else _BLANK}".encode("latin-1", "replace")
 
     def _finish(self, transport: asyncio.Transport, *, whole: bool) -> None:
         """No more requests. A client that is still sending must read the answer before the connection is reset under it."""

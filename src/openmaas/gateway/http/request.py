@@ -29,7 +29,6 @@ class Request:
     method = ""
     content_length: int | None = 0
     keep_alive = True
-    chunked = True  # the client understands answers of unknown length; to others their end is the connection's
     max_body = SKIP_BODY_BELOW
     received = 0
     whole = False  # all of it has come
@@ -60,7 +59,9 @@ class Request:
     def answer(self, status: int, headers: str, body: bytes) -> None:
         """Send the one answer; a second is dropped. headers: whole lines, each with its line break."""
         if not (self.answered or self.streaming):
-            self._ends()
+            self.answered = True
+            # No circles (an error's traceback holds the request, too): it is freed when the door lets go of it.
+            self.on_part = self.on_gone = self.on_late = self.state = self.error = None
             self._connection.respond(self, status, headers, body)
 
     def begin_stream(self, status: int, headers: str) -> None:
@@ -78,13 +79,9 @@ class Request:
         """The answer's body is whole. close: no more requests are taken from this client."""
         if self.streaming:
             self.streaming = False
-            self._ends()
+            self.answered = True
+            self.on_part = self.on_gone = self.on_late = self.state = self.error = None
             self._connection.end_stream(self, close=close)
-
-    def _ends(self) -> None:
-        self.answered = True
-        # No circles (an error's traceback holds the request, too): it is freed when the door lets go of it.
-        self.on_part = self.on_gone = self.on_late = self.state = self.error = None
 
 
 class Application(Protocol):
