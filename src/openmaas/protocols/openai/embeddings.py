@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from openmaas.core.errors import EngineFailed
 from openmaas.protocols.generation.body import BodyReader
 from openmaas.protocols.generation.limits import LIMITS, Limits
 from openmaas.protocols.generation.prompts import read_prompts
 from openmaas.protocols.generation.wire import encode
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _MAX_DIMENSIONS: Final = 65_536
 _MAX_INPUTS: Final = 2048
@@ -41,6 +42,8 @@ def decode_embeddings(body: bytes, limits: Limits = LIMITS) -> EmbeddingsAsk:
 
 def encode_embeddings(vectors: NDArray[Any], *, as_base64: bool, deployment: str, prompt_tokens: int) -> bytes:
     """vectors: [inputs, dimensions] of any float type; they go out as float32. Raises EngineFailed for NaN and Infinity."""
+    import numpy as np  # the gateway imports this package too, and touches no tensor
+
     rows = np.ascontiguousarray(vectors, dtype="<f4")
     if not np.isfinite(rows).all():
         raise EngineFailed("An embedding holds NaN or Infinity.", code="not_finite")

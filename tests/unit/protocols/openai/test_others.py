@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -42,6 +44,12 @@ def test_one_model_serves_both_clients() -> None:
     body = model_body(ServedModel(name="a", owner="team", created=5, ready=False))
     assert (body["name"], body["ready"]) == ("a", False)
     assert not unknown_fields(Model.model_validate_json(encode(body), strict=True), allowed=("name", "ready"))
+
+
+def test_the_gateway_gets_no_numpy_with_it() -> None:
+    """It reads names and writes errors; numpy would cost it its quick start."""
+    command = "import sys, openmaas.protocols.openai; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False, timeout=60).returncode == 0
 
 
 # ── embeddings ───────────────────────────────────────────────────────────────────────────────────────────────────────
