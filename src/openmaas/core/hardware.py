@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 
 _CPUINFO = Path("/proc/cpuinfo")
+_MEMINFO = Path("/proc/meminfo")
+_DEVICES = Path("/dev")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Processor flags (x86, and `bf16` on Arm) of which each one means that bfloat16 is multiplied by the hardware."""
 
@@ -41,6 +43,22 @@ def usable_cores() -> int:
 def computes_bf16() -> bool:
     """Whether bfloat16 is any faster here than float32."""
     return not BF16_FLAGS.isdisjoint(_flags())
+
+
+def sees_nvidia() -> bool:
+    """Whether the system gives this process a GPU of NVIDIA's: /dev/nvidia0 …, or /dev/dxg where Linux runs under Windows.
+
+    It asks no library, and so it is no promise that the driver works.
+    """
+    return any(_DEVICES.glob("nvidia[0-9]*")) or (_DEVICES / "dxg").exists()
+
+
+def free_memory() -> int:
+    """Bytes that a process can still take without anything else giving way; 4 GiB where the system does not say."""
+    try:
+        return int(_MEMINFO.read_text().partition("MemAvailable:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return 4 << 30
 
 
 @cache
