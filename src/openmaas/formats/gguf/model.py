@@ -63,8 +63,8 @@ def check_model(head: Head) -> Model:
     notes = []
     if rounded := sorted({tensor.kind for tensor in head.tensors.values()} & set(_ROUNDED)):
         notes.append(
-            f"OpenVINO GenAI rounds the offsets of {' and '.join(rounded)} blocks to whole steps: answers differ from those of the "
-            "file's own weights about as much as quantising changed them."
+            f"OpenVINO GenAI rounds the offsets of {' and '.join(rounded)} blocks to whole steps: answers differ from those of "
+            "the file's own weights about as much as quantising changed them."
         )
     if window and window < context:
         notes.append(f"Its layers look back over {window} tokens, which OpenVINO GenAI does not know of: texts end there.")

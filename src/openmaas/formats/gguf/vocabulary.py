@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file as a tokenizer.json: byte-level BPE, its texts split as the file's `tokenizer.ggml.pre` names it."""
+"""The tokenizer of a GGUF file as a tokenizer.json: byte-level BPE, its texts split as its `tokenizer.ggml.pre` names it."""
 
 from __future__ import annotations
 
