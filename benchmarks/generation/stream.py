@@ -29,6 +29,7 @@ class Stream:
     completion: int = 0
     """Tokens, as the server counted them."""
     text: str = ""
+    finished: str = ""
     ended: float = 0.0
 
     @property
@@ -57,13 +58,15 @@ async def _ask(url: str, headers: Mapping[str, str], body: bytes) -> Stream:
             raise StreamError(f"status {status}: {(await reader.read(2000)).decode(errors='replace')}")
         async for line in _lines(reader):
             if line == b"data: [DONE]":
-                stream.ended = time.perf_counter()
-                return stream
+                break
             if line.startswith(b"data: "):
                 _take(stream, json.loads(line[6:]))
+        stream.ended = time.perf_counter()
     finally:
         writer.close()
-    raise StreamError("the stream ended without [DONE]")
+    if not stream.finished:  # one server sends no [DONE] after it
+        raise StreamError("the stream ended without a reason to finish")
+    return stream
 
 
 async def _lines(reader: asyncio.StreamReader):  # type: ignore[no-untyped-def]
@@ -77,6 +80,7 @@ def _take(stream: Stream, event: dict[str, Any]) -> None:
         raise StreamError(str(event["error"]))
     for choice in event.get("choices") or ():
         delta = choice.get("delta") or {}
+        stream.finished = choice.get("finish_reason") or stream.finished
         piece = choice.get("text") or delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning") or ""
         if piece:
             stream.arrivals.append(time.perf_counter())

