@@ -19,7 +19,16 @@ NoWait = Annotated[bool, typer.Option("--no-wait", help=_("Return as soon as the
 
 def convert(
     reference: ReferenceArgument,
-    to: Annotated[str, typer.Option("--to", metavar="KIND", help=_("onnx, openvino, torchscript, torch-export or tflite."))],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="KIND", help=_("onnx, openvino, torchscript, torch-export, tflite or openvino-genai.")),
+    ],
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights", metavar="KIND", help=_("To openvino-genai: bf16, int8, int4, or auto for the fastest that is right.")
+        ),
+    ] = "",
     no_wait: NoWait = False,
     as_json: Json = False,
 ) -> None:
@@ -28,15 +37,22 @@ def convert(
     from openmaas.cli.models import parity_lines
 
     client = connect()
-    job = _follow(client, client.convert(reference, to), no_wait, as_json)
+    job = _follow(client, client.convert(reference, to, weights), no_wait, as_json)
     if job is None or job.result is None:
         return
     version = job.result["version"]
+    made = " ".join(filter(None, (to, job.result.get("weights"))))
     if job.result["created"]:
-        done(_("{version} is registered: {source} as {kind}.").format(version=version, source=job.subject, kind=to))
+        done(_("{version} is registered: {source} as {kind}.").format(version=version, source=job.subject, kind=made))
+    elif job.result.get("known"):
+        done(_("{version} was made of {source} before, as {kind}.").format(version=version, source=job.subject, kind=made))
     else:
         done(_("{version} has exactly these files already; nothing was added.").format(version=version))
     _write_lines(parity_lines(job.result["parity"]))
+    if "measurement" in job.result:
+        from openmaas.cli.generators import print_weights
+
+        print_weights(job.result["measurement"])
     hint(f"openmaas deploy {version}")
 
 
@@ -84,8 +100,13 @@ def _write_lines(lines: list[str]) -> None:
 
 def _print_parity(result: dict[str, Any]) -> None:
     from openmaas.cli.console import Styled, Table, write, write_table
+    from openmaas.cli.models import parity_lines
 
     found = result["parity"]
+    if found[0].get("perplexity"):
+        write(_("{version} on {tokens} tokens").format(version=result["version"], tokens=result["rows"]))
+        _write_lines([line for one in found for line in parity_lines(one)])
+        return
     write(_("{version} on {rows} rows, held against {source}").format(
         version=result["version"], rows=result["rows"], source=found[0]["source"]
     ))  # fmt: skip

@@ -28,8 +28,14 @@ def deploy(
         int | None, typer.Option("--memory", metavar="SIZE", parser=parse_size, help=_("Limit for each replica, such as 2GiB."))
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=0, help=_("Threads of each engine; 0 shares the cores."))] = 0,
-    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help=_("Rows that run together at most."))] = 32,
-    max_queue: Annotated[int, typer.Option("--max-queue", min=1, help=_("Requests that may wait in each replica."))] = 1024,
+    max_batch: Annotated[
+        int | None,
+        typer.Option("--max-batch", min=1, help=_("Rows that run together at most; 32, or 16 answers of a text generator.")),
+    ] = None,
+    max_queue: Annotated[
+        int | None,
+        typer.Option("--max-queue", min=1, help=_("Requests that may wait in each replica; 1024, or 128 of a text generator.")),
+    ] = None,
     max_wait: Annotated[float, typer.Option("--max-wait", min=0, help=_("Seconds to wait for batch-mates."))] = 0.0,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=0, help=_("Tokens that run together at most, with padding; 0 is a default."))
@@ -38,7 +44,15 @@ def deploy(
         str,
         typer.Option("--engine", metavar="NAME", help=_("auto follows a measurement; openvino:bf16 and the like force one.")),
     ] = "auto",
-    timeout: Annotated[float, typer.Option("--timeout", help=_("Seconds that a request may take."))] = 60.0,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights", metavar="KIND", help=_("Of a text generator: auto, source (as it was pushed), bf16, int8 or int4.")
+        ),
+    ] = "auto",
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help=_("Seconds that a request may take; 60, or 600 of a text generator."))
+    ] = None,
     wait: Wait = 600.0,
     as_json: Json = False,
 ) -> None:
@@ -56,6 +70,7 @@ def deploy(
             max_wait=max_wait,
             max_tokens=max_tokens,
             engine=engine,
+            weights=weights,
             request_timeout=timeout,
             wait=wait > 0,
             timeout=wait,
@@ -114,7 +129,9 @@ def _report(client: Client, info: DeploymentInfo, as_json: bool, snippets: bool)
     if info.state != "ready":
         done(_("{name} → {version}: {state}.").format(name=info.name, version=version, state=info.state))
         if info.measuring is not None:
-            write(_("Its engines are being measured by {job}; it starts when that ends.").format(job=info.measuring))
+            from openmaas.cli.jobs import waits_for
+
+            write(_("It waits: {reason}.").format(reason=waits_for(client, info.measuring)))
         hint("openmaas ps")
         return
     count = plural("{n} replica", "{n} replicas", info.replicas).format(n=info.replicas)
@@ -131,6 +148,7 @@ def _report(client: Client, info: DeploymentInfo, as_json: bool, snippets: bool)
 def _spinner(client: Client, quiet: bool) -> Iterator[Any]:
     """A line that follows a deployment, on standard error, at a terminal only."""
     from openmaas.cli.console import live_console
+    from openmaas.cli.jobs import waits_for
 
     console = None if quiet else live_console()
     if console is None:
@@ -140,17 +158,11 @@ def _spinner(client: Client, quiet: bool) -> Iterator[Any]:
     with console.status(_("Deploying")) as line:
 
         def watch(info: DeploymentInfo) -> None:
-            states = _states(client, info) or _waits(info)
+            states = _states(client, info) or (waits_for(client, info.measuring) if info.measuring else info.state)
             elapsed = time.monotonic() - start
             line.update(f"{info.name} → {info.model}:{info.version}  {states}  {elapsed:.0f} s")
 
         yield watch
-
-
-def _waits(info: DeploymentInfo) -> str:
-    if info.measuring is None:
-        return info.state
-    return _("engines are being measured by {job}").format(job=info.measuring)
 
 
 def _states(client: Client, info: DeploymentInfo) -> str:

@@ -163,6 +163,14 @@ def follow_job(client: Client, job: str, quiet: bool = False) -> JobInfo:
         raise
 
 
+def waits_for(client: Client, job: str) -> str:
+    """What a deployment waits for, and how far that is."""
+    info = client.job(job)
+    stage = _stage(info) if info.state == "running" else info.state
+    what = _("engines are being measured by {job}") if info.kind == "measure" else _("weights are being converted by {job}")
+    return f"{what.format(job=job)} ({stage})" if stage else what.format(job=job)
+
+
 def print_job(info: JobInfo) -> None:
     """A job, whole."""
     import msgspec

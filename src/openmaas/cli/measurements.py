@@ -46,9 +46,16 @@ def print_engines(version: VersionInfo) -> None:
     from openmaas.cli.console import Styled, write, write_table
     from openmaas.cli.units import ago
 
+    generates = bool(version.manifest.get("generator"))
     if version.measuring is not None:
-        write(Styled("\n", (_("engines are being measured by {job}").format(job=version.measuring), "busy")))
+        what = _("weights are being converted by {job}") if generates else _("engines are being measured by {job}")
+        write(Styled("\n", (what.format(job=version.measuring), "busy")))
     if version.measurement is None:
+        return
+    if generates:
+        from openmaas.cli.generators import print_weights
+
+        print_weights(version.measurement)
         return
     import msgspec
 

@@ -87,11 +87,16 @@ def show(reference: ReferenceArgument, as_json: Json = False) -> None:
     """Show a version: signature, files, parity of its conversion, metadata, card."""
     from openmaas.cli.console import print_json
 
-    version = connect().show(reference)
+    client = connect()
+    version = client.show(reference)
     if as_json:
         print_json(version)
-    else:
-        print_version(version)
+        return
+    print_version(version)
+    if version.manifest.get("generator"):
+        from openmaas.cli.generators import print_variants
+
+        print_variants(version, list(client.versions(version.model)))
 
 
 def print_version(version: VersionInfo) -> None:
@@ -134,10 +139,18 @@ def _described(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """Signature, processing, batching, parity, files and notes of a manifest."""
     from openmaas.cli.processing import processing_lines
 
+    if manifest.get("generator"):
+        from openmaas.cli.generators import generator_rows
+
+        head = generator_rows(manifest["generator"])
+    else:
+        head = [
+            *_labelled(_("inputs"), [_tensor(spec) for spec in manifest["signature"]["inputs"]]),
+            *_labelled(_("outputs"), [_tensor(spec) for spec in manifest["signature"]["outputs"]]),
+            *_labelled(_("processing"), processing_lines(manifest.get("processing") or {})),
+        ]
     return [
-        *_labelled(_("inputs"), [_tensor(spec) for spec in manifest["signature"]["inputs"]]),
-        *_labelled(_("outputs"), [_tensor(spec) for spec in manifest["signature"]["outputs"]]),
-        *_labelled(_("processing"), processing_lines(manifest.get("processing") or {})),
+        *head,
         (_("batching"), manifest.get("batching") or (_("yes") if manifest.get("batchable") else _("no"))),
         *_labelled(_("parity"), parity_lines(manifest["parity"]) if manifest.get("parity") else []),
         *_labelled(_("files"), _files(manifest["files"])),
@@ -165,6 +178,10 @@ def _tensor(spec: dict[str, Any]) -> str:
 def parity_lines(parity: dict[str, Any]) -> list[str]:
     """A conversion held against its source, one line for each batch size."""
     verdict = _("within tolerance") if parity["passed"] else _("outside tolerance")
+    if parity.get("perplexity"):
+        from openmaas.cli.generators import parity_rows
+
+        return parity_rows(parity, verdict)
     if not parity["comparisons"] and parity.get("reason"):
         return [f"{parity['source']} → {parity['target']}: {parity['reason']}"]
     head = _("{source} → {target}: {verdict} (rtol {rtol:g}, atol {atol:g}; sample {sample})").format(verdict=verdict, **{

@@ -12,6 +12,7 @@ from openmaas.cli.options import Json, connect
 
 if TYPE_CHECKING:
     from openmaas.cli.styled import Line, Styled
+    from openmaas.client import Client
     from openmaas.core.resources import DeploymentInfo, ReplicaInfo
 
 
@@ -31,10 +32,10 @@ def ps(
     if not deployments:
         nothing(_("Nothing is deployed. Deploy a model: openmaas deploy NAME"))
         return
-    _print(deployments, replicas)
+    _print(client, deployments, replicas)
 
 
-def _print(deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> None:
+def _print(client: Client, deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> None:
     from openmaas.cli.console import Table, name, state, write, write_table
 
     made = Table(
@@ -44,7 +45,9 @@ def _print(deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> No
     for deployment in deployments:
         version = f"{deployment.model}:{deployment.version}"
         engine = "–" if deployment.engine is None else deployment.engine.name
-        made.add_row(name(deployment.name), version, state(deployment.state, _ready(deployment)), "", "", "", "", engine)
+        made.add_row(
+            name(deployment.name), version, state(deployment.state, _ready(client, deployment)), "", "", "", "", engine
+        )
         own = [replica for replica in replicas if replica.deployment == deployment.name]
         for index, replica in enumerate(own):
             made.add_row(*_row(replica, deployment, last=index == len(own) - 1))
@@ -53,10 +56,12 @@ def _print(deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> No
         write(line)
 
 
-def _ready(deployment: DeploymentInfo) -> str:
+def _ready(client: Client, deployment: DeploymentInfo) -> str:
     serving = deployment.serving not in (None, deployment.version)
     if deployment.measuring is not None:
-        return _("engines are being measured by {job}").format(job=deployment.measuring)
+        from openmaas.cli.jobs import waits_for
+
+        return waits_for(client, deployment.measuring)
     count = f"{deployment.ready}/{deployment.replicas}"
     return _("{count}, version {n} serves").format(count=count, n=deployment.serving) if serving else count
 

@@ -22,13 +22,15 @@ MAX_DATA = 512 * 1024
 
 class Conversions(Session):
     @operation
-    def convert(self, reference: str, to: str) -> Operation[JobInfo]:
-        """Convert a version into another kind of artifact: onnx, openvino, torchscript, torch-export or tflite.
+    def convert(self, reference: str, to: str, weights: str = "") -> Operation[JobInfo]:
+        """Convert a version into another kind of artifact: onnx, openvino, torchscript, torch-export or tflite, and one that
+        generates text to openvino-genai.
 
+        weights: of what generates text: bf16, int8, int4, or auto for the fastest that answers as the source does.
         Returns the job at once; `wait_job(job.id).result["version"]` is the new version, registered only when its answers are
         those of the source. Raises NotFound, InvalidInput.
         """
-        return (yield from _submit("convert", reference, {"to": to}))
+        return (yield from _submit("convert", reference, {"to": to, "weights": weights} if weights else {"to": to}))
 
     @operation
     def parity(self, reference: str, data: Any = None) -> Operation[JobInfo]:

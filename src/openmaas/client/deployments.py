@@ -52,12 +52,13 @@ class Deployments(Session):
         replicas: int = 1,
         memory: int | None = None,
         threads: int = 0,
-        max_batch: int = 32,
-        max_queue: int = 1024,
+        max_batch: int | None = None,
+        max_queue: int | None = None,
         max_wait: float = 0.0,
         max_tokens: int = 0,
         engine: str = "auto",
-        request_timeout: float = 60.0,
+        weights: str = "auto",
+        request_timeout: float | None = None,
         wait: bool = True,
         timeout: float = 600.0,
         watch: Callable[[DeploymentInfo], object] | None = None,
@@ -65,10 +66,13 @@ class Deployments(Session):
         """Serve a version under a public name; another version under the same name takes over once it is ready.
 
         version: `digits`, `digits:3` or `digits@champion`. name: the model's without. memory: bytes for each replica.
-        threads: of the engine, 0 shares the cores. max_batch: rows. max_queue: requests. max_wait: seconds to wait for
-        batch-mates. max_tokens: of one batch of sequences with its padding, 0 for a default. request_timeout: seconds that a
-        request may take. engine: `auto` takes the fastest that was measured, and waits while that is being found out; a name
-        such as `onnxruntime` or `openvino:bf16` forces one.
+        threads: of the engine, 0 shares the cores. max_batch: rows, 32 without. max_queue: requests, 1024 without. max_wait:
+        seconds to wait for batch-mates. max_tokens: of one batch of sequences with its padding, 0 for a default.
+        request_timeout: seconds that a request may take, 60 without. engine: `auto` takes the fastest that was measured, and
+        waits while that is being found out; a name such as `onnxruntime` or `openvino:bf16` forces one.
+        Of a version that generates text, max_batch are sequences that run together, and the three are 16, 128 and 600 without.
+        weights: `bf16`, `int8` or `int4` are served by a version that is converted to them, first where there is none; `source`
+        serves the files as they are, `auto` what was measured to be the fastest here.
         wait: until all replicas are ready, at most `timeout` seconds; `watch` is told each look at it.
 
         Raises NotFound, InvalidInput, DeployFailed with the cause, and DeadlineExceeded when it takes longer.
@@ -84,6 +88,7 @@ class Deployments(Session):
             max_wait=max_wait,
             max_tokens=max_tokens,
             engine=engine,
+            weights=weights,
             timeout=request_timeout,
         )
         sending = Request(
@@ -144,7 +149,7 @@ class Deployments(Session):
 
 def _progress(info: DeploymentInfo) -> str:
     if info.measuring is not None:
-        return f"its engines are being measured by the job {info.measuring}"
+        return f"it waits for the job {info.measuring}"
     return f"{info.ready} of {info.replicas} replicas ready"
 
 

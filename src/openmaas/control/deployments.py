@@ -23,14 +23,15 @@ import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from openmaas.control.decisions import Decision, enact
 from openmaas.control.deployment_logs import LogLines, check_window, read_log
 from openmaas.control.deployment_views import view_deployment, view_move, view_replicas
 from openmaas.control.observed import Fleet
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
 from openmaas.control.references import find_version
-from openmaas.control.resolution import Resolution
 from openmaas.control.revisions import Options, decode_options, options_of
 from openmaas.core.errors import Conflict, NotFound
+from openmaas.core.manifest import Manifest
 from openmaas.core.names import DEFAULT_PROJECT, check_name
 from openmaas.core.resources import DeploymentInfo, DeploymentMove, DeployRequest, Page, ReplicaInfo
 from openmaas.store.database import Database
@@ -42,7 +43,7 @@ class Engines(Protocol):
 
     def prepare(self, reference: str, options: Options, *, actor: str, project: str) -> None: ...
 
-    def choose(self, session: Session, version: VersionRow, options: Options) -> Resolution | str: ...
+    def choose(self, session: Session, version: VersionRow, options: Options) -> Decision: ...
 
 
 class DeploymentService:
@@ -135,11 +136,12 @@ class DeploymentService:
     def deploy(self, request: DeployRequest, *, actor: str, project: str = DEFAULT_PROJECT) -> DeploymentInfo:
         """Start a version under a public name; it serves when all its replicas are ready.
 
-        With the engine `auto`, it waits for the measurement of its engines where one is on its way.
-        Raises InvalidInput for an option out of its bounds and for an engine that cannot run the version, NotFound for no such
-        version, and Conflict where the name stands for another model or the version must be converted first.
+        With the engine `auto`, it waits for the measurement of its engines where one is on its way. With weights that a version
+        which generates text has not got yet, it waits for their conversion, and the revision becomes one of its result.
+        Raises InvalidInput for an option out of its bounds and for an engine or weights that the version cannot have, NotFound
+        for no such version, and Conflict where the name stands for another model or the version must be converted first.
         """
-        options = options_of(request)
+        options = options_of(request, generates=self._generates(request.version, project))
         self._engines.prepare(request.version, options, actor=actor, project=project)
         with self._database.write() as session:
             model, version = find_version(session, project, request.version)
@@ -194,13 +196,14 @@ class DeploymentService:
         self._changed()
         return info
 
+    def _generates(self, reference: str, project: str) -> bool:
+        with self._database.read() as session:
+            _, version = find_version(session, project, reference)
+            return msgspec.json.decode(version.manifest, type=Manifest).generator is not None
+
     def _choose(self, session: Session, row: DeploymentRow, version: VersionRow, options: Options) -> None:
-        revision = find_revision(session, row, row.revision)
-        chosen = self._engines.choose(session, version, options)
-        if isinstance(chosen, str):
-            revision.measuring = chosen
-        else:
-            revision.engine = msgspec.json.encode(chosen).decode()
+        decision = self._engines.choose(session, version, options)
+        enact(session, find_revision(session, row, row.revision), decision, self._clock())
 
     # rows
 

@@ -10,6 +10,7 @@ import msgspec
 
 from openmaas.core.contracts import Cause, ReplicaStatus
 from openmaas.core.errors import InvalidInput
+from openmaas.core.generation import WEIGHTS
 from openmaas.core.names import DEFAULT_PROJECT
 from openmaas.core.resources import CauseInfo, DeployRequest
 
@@ -26,6 +27,8 @@ BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "max_tokens": (0, 2**30),
 }
 """Least and most of each option; memory in bytes, max_wait and timeout in seconds."""
+_DEFAULTS: Final[dict[str, float]] = {"max_batch": 32, "max_queue": 1024, "timeout": 60.0}
+_GENERATION: Final[dict[str, float]] = {"max_batch": 16, "max_queue": 128, "timeout": 600.0}
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,15 +43,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 60.0
     max_tokens: int = 0
     engine: str = "auto"
+    weights: str = "auto"
 
     @property
     def as_dict(self) -> dict[str, Any]:
         return msgspec.structs.asdict(self)
 
 
-def options_of(request: DeployRequest) -> Options:
-    """The request's options. Raises InvalidInput that names the option, its value and its bounds."""
-    values = {name: getattr(request, name) for name in BOUNDS}
+def options_of(request: DeployRequest, *, generates: bool = False) -> Options:
+    """The request's options, with defaults for what it leaves open. generates: whether the version generates text.
+
+    Raises InvalidInput that names the option, its value and its bounds.
+    """
+    defaults = _GENERATION if generates else _DEFAULTS
+    asked = {name: getattr(request, name) for name in BOUNDS}
+    values: dict[str, Any] = {name: defaults.get(name) if value is None else value for name, value in asked.items()}
     for name, (least, most) in BOUNDS.items():
         value = values[name]
         if value is not None and not least <= value <= most:  # not a number is outside too
@@ -57,7 +66,24 @@ def options_of(request: DeployRequest) -> Options:
                 code="invalid_option",
                 next_step=f"Give a {name} within these bounds.",
             )
-    return Options(**values, engine=check_engine(request.engine))
+    return Options(**values, engine=check_engine(request.engine), weights=check_weights(request.weights, generates=generates))
+
+
+def check_weights(weights: str, *, generates: bool) -> str:
+    """The weights themselves. Raises InvalidInput for what there is not, or not for a version that generates no text."""
+    if weights not in WEIGHTS:
+        raise InvalidInput(
+            f"weights is {weights[:40]!r}; it must be one of {', '.join(WEIGHTS)}.",
+            code="invalid_option",
+            next_step="Give one of these.",
+        )
+    if not generates and weights not in ("auto", "source"):
+        raise InvalidInput(
+            f"weights is {weights!r}, which can be chosen for versions that generate text only.",
+            code="invalid_option",
+            next_step="Leave out --weights; --engine chooses an engine and its precision.",
+        )
+    return weights
 
 
 def check_engine(name: str) -> str:

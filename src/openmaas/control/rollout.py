@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from openmaas.control.decisions import fail
 from openmaas.control.deployments import find_revision
 from openmaas.control.observed import Fleet
 from openmaas.control.revisions import all_ready, failure
 from openmaas.control.snapshots import Hub, Running, running_revisions
-from openmaas.core.contracts import Cause, Observed
+from openmaas.core.contracts import Observed
 from openmaas.core.log import get_logger
 from openmaas.store.database import Database
 from openmaas.store.tables import DeploymentRow
@@ -52,7 +52,7 @@ class Rollout:
     def _settle(self, session: Session, one: Running) -> None:
         cause = failure(one.ids, self._fleet.replicas)
         if cause is not None:
-            self._fail(one, cause)
+            fail(one.deployment, one.revision, cause, self._clock())
         elif all_ready(one.ids, self._fleet.replicas):
             self._serve(session, one)
 
@@ -63,12 +63,6 @@ class Rollout:
         one.revision.state = row.state = "ready"
         row.serving, row.updated_at = one.revision.revision, self._clock()
         _log.info("serves", name=row.name, version=one.revision.number, revision=one.revision.revision)
-
-    def _fail(self, one: Running, cause: Cause) -> None:
-        one.revision.state = one.deployment.state = "failed"
-        one.revision.cause = msgspec.json.encode(cause).decode()
-        one.deployment.updated_at = self._clock()
-        _log.warning("failed", name=one.deployment.name, version=one.revision.number, code=cause.code, cause=cause.message)
 
 
 def _anything_starts(session: Session) -> bool:

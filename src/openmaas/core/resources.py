@@ -191,10 +191,11 @@ class GcReport:
 class DeployRequest:
     """Deploy a version. `version` is a reference: digits, digits:3, digits@champion. `name` defaults to the model's.
 
-    engine: auto follows a measurement; a name such as openvino:bf16 forces one.
-    memory: bytes for each replica, None for no limit. threads: of the engine, 0 shares the cores. max_batch: rows.
-    max_queue: requests. max_wait and timeout: seconds. max_tokens: of one batch with its padding, where rows are sequences;
-    0 for a default.
+    engine: auto follows a measurement; a name such as openvino:bf16 forces one. weights: of what generates text, as
+    openmaas.core.generation.WEIGHTS has them. memory: bytes for each replica, None for no limit. threads: of the engine, 0
+    shares the cores. max_batch: rows, of what generates text sequences that run together. max_queue: requests. max_wait and
+    timeout: seconds. max_tokens: of one batch with its padding, where rows are sequences; 0 for a default.
+    max_batch, max_queue and timeout are 32, 1024 and 60 where they are None; for what generates text 16, 128 and 600.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
@@ -203,12 +204,13 @@ class DeployRequest:
     replicas: int = 1
     memory: int | None = None
     threads: int = 0
-    max_batch: int = 32
-    max_queue: int = 1024
+    max_batch: int | None = None
+    max_queue: int | None = None
     max_wait: float = 0.0
-    timeout: float = 60.0
+    timeout: float | None = None
     max_tokens: int = 0
     engine: str = "auto"
+    weights: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
