@@ -9,11 +9,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.integration.gateway.plane import Plane
+from tests.integration.gateway.plane import Plane, wait_until
+from tests.unit.replica.generation.writer import SIGNATURE, generator, write_files
 
 _MAKE = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
 _MAKE += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -46,6 +48,42 @@ def test_predictions_small_and_large(secured: Plane) -> None:
     )
     size = int(answer.headers["inference-header-content-length"])
     assert answer.content[size:] == b"\x00\x00\x00\x40" * 2_000_000
+
+
+def test_text_passes_token_by_token(secured: Plane) -> None:
+    start_writer(secured, token_delay=0.02)
+    asked = {"text_input": "abc", "parameters": {"max_tokens": 30, "temperature": 0}}
+    begun = time.monotonic()
+    with httpx.stream(
+        "POST",
+        f"{secured.url}/v2/models/writer/generate_stream",
+        json=asked,
+        headers=secured.headers,
+        verify=secured.trust,
+        trust_env=False,
+    ) as answer:
+        at = [time.monotonic() - begun for line in answer.iter_lines() if line]
+    assert len(at) >= 30
+    assert at[0] < at[-1] / 2
+
+
+def test_who_does_not_read_its_text_is_given_up(secured: Plane) -> None:
+    start_writer(secured)
+    body = b'{"model":"writer","prompt":"abc","max_tokens":3900,"n":16,"temperature":0,"logprobs":5,"stream":true}'
+    assert secured.trust is not None
+    with secured.trust.wrap_socket(secured.connect(), server_hostname="127.0.0.1") as client:
+        client.sendall(secured.head("POST /v1/completions", f"Content-Length: {len(body)}") + body)
+        wait_until(lambda: secured.sample("openmaas_requests_total", route="completions", status="499") == 1, 40)
+    assert secured.sample("openmaas_requests_in_flight") == 0
+
+
+def start_writer(plane: Plane, **options: Any) -> None:
+    write_files(plane.folder)
+    plane.replica(
+        "w-0", signature=SIGNATURE, options=options, generator=generator(context=4096), files=plane.folder, max_queue=100
+    )
+    plane.deploy("writer", "w-0")
+    plane.wait_ready("writer", 20)
 
 
 def test_plain_http_and_old_protocols_get_nothing(secured: Plane) -> None:
