@@ -25,7 +25,9 @@ from openmaas.core.jobs import GENERATOR_TARGET, ConvertArguments, ParityArgumen
 from openmaas.core.manifest import Artifact, EngineChoice, Manifest, Parity
 from openmaas.core.measurement import Measurement, Tried, TriedState
 from openmaas.engines import engine_choices
+from openmaas.formats.causal.converters import ENTRY
 from openmaas.formats.converters import Conversion, find_route
+from openmaas.formats.description import FILE_NAME
 from openmaas.tasks.base import Job
 from openmaas.tasks.candidate import Candidate, Failed
 from openmaas.tasks.forced import Held, hold, tolerance
@@ -192,7 +194,7 @@ class _Field:
 
     def _target(self, one: _Entrant) -> Manifest:
         """The result as an engine is told of it, before it is a version."""
-        artifact = Artifact(kind=GENERATOR_TARGET, entry="openvino_model.xml")
+        artifact = Artifact(kind=GENERATOR_TARGET, entry=ENTRY)
         assert self._source.manifest.generator is not None
         generator = msgspec.structs.replace(self._source.manifest.generator, weights=one.weights)
         return msgspec.structs.replace(
@@ -267,6 +269,8 @@ class _Field:
         return result | {"version": f"{pushed.version.model}:{pushed.version.number}", "created": pushed.created}
 
     def _push(self, one: _Entrant, parity: Parity) -> Any:
+        described = {"converted": self._target(one).entry}  # what the comparison belongs to
+        (one.folder / FILE_NAME).write_bytes(msgspec.yaml.encode(described))
         sample = None
         if self._source.manifest.sample is not None:
             sample = one.folder / _SAMPLE

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def _tell(stage: str) -> None:
 def _keep_quiet() -> None:
     """No network, and nothing told to anybody: OpenVINO's tools read whether they may in a file at HOME, a folder of ours."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    warnings.simplefilter("ignore")  # of what a trace cannot know; the result is compared with its source
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     consent = Path(os.environ["HOME"]) / "intel" / "openvino_telemetry"
     consent.parent.mkdir(exist_ok=True)
