@@ -19,6 +19,7 @@ from openmaas.replica.running import engine_error
 Deliver: TypeAlias = Callable[[list[Progress]], None]
 Broke: TypeAlias = Callable[[OpenMaaSError], None]
 _STOP: Final = None
+_LAST_STEP: Final = 2.0  # seconds
 
 
 class EngineLoop:
@@ -57,9 +58,12 @@ class EngineLoop:
         self._inbox.put(request_id)
 
     def close(self) -> None:
-        """The thread ends after the step that runs, and closes the engine. Nothing is delivered any more."""
+        """The thread ends after the step that runs, and closes the engine. Nothing is delivered any more.
+
+        The last thing that a process does: it waits a moment, since libraries do not like to be torn down in mid-step."""
         self._closed = True
         self._inbox.put(_STOP)
+        self._thread.join(_LAST_STEP)
 
     # on the engine's thread
 
