@@ -258,8 +258,11 @@ class GenerationContract:
         run.admit(other)
         run.step()
         for schema in ("{", '{"$ref": "#/nowhere"}', '{"type": "nonsense"}'):
+            request = self.request(sampling=Sampling(seed=0, grammar=Grammar(schema=schema)), end=(2,))
             with pytest.raises(InvalidInput):
-                run.engine.admit(self.request(sampling=Sampling(seed=0, grammar=Grammar(schema=schema))))
+                run.admit(request)
+                run.until([request.id])
+                raise run.errors[request.id]
         run.until([other.id])
         assert len(run.tokens[other.id]) == 20
 

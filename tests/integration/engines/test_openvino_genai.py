@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from openmaas.core.generation import Generator
 from openmaas.core.manifest import Artifact, EngineChoice, Manifest
@@ -65,17 +66,24 @@ def plain(folder: Path) -> Iterator[GenerationEngine]:
     engine.close()
 
 
-class TestContract(GenerationContract):
+class Contract(GenerationContract):
     vocabulary = 400
 
+    @pytest.fixture(autouse=True)
+    def tokenizer(self, folder: Path) -> None:
+        self.decode = Tokenizer.from_file(str(folder / "source" / "tokenizer.json")).decode
+
+    def text(self, tokens: list[int]) -> str:
+        return str(self.decode(tokens))
+
+
+class TestContract(Contract):
     @pytest.fixture
     def engine(self, opened: GenerationEngine) -> GenerationEngine:
         return opened
 
 
-class TestContractWithoutPrefixCache(GenerationContract):
-    vocabulary = 400
-
+class TestContractWithoutPrefixCache(Contract):
     @pytest.fixture
     def engine(self, plain: GenerationEngine) -> GenerationEngine:
         return plain

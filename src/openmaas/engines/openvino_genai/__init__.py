@@ -8,24 +8,28 @@ disguise.py prevents.
 from __future__ import annotations
 
 import importlib.metadata
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from openmaas.core.errors import EngineFailed, OpenMaaSError
+from openmaas.core.errors import EngineFailed, InvalidInput, OpenMaaSError, Unavailable
 from openmaas.core.generation import EngineLoad, GenerationRequest, Generator, Progress
 from openmaas.core.hardware import computes_bf16, free_memory
 from openmaas.core.manifest import Artifact, EngineChoice, Manifest
 from openmaas.engines.base import EngineSpec, GenerationEngine
 
 if TYPE_CHECKING:
+    from openmaas.engines.openvino_genai.grammars import Grammars
     from openmaas.engines.openvino_genai.lane import Lane
     from openmaas.engines.openvino_genai.pipeline import PipelineOptions
 
 _PRECISIONS = ("", "f32", "bf16")
 _SHARE = 4  # of the free memory, one part of so many is for the cache
 _TOKENS = 131_072  # that the cache has room for where memory allows, or one context where that is longer
+_PATIENCE = 60.0  # seconds that a request waits for a grammar or a pipeline
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +44,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     kv_cache: str = ""
 
 
+class Early(msgspec.Struct):
+    """A request that waits for a grammar to be compiled, or for its pipeline to be opened."""
+
+    request: GenerationRequest
+    config: Any
+    ready: Future[Any]
+    until: float
+
+
 class OpenVinoGenAiEngine(GenerationEngine):
     """precision: f32, bf16, or empty: bf16 where the machine computes it.
 
@@ -51,16 +64,18 @@ class OpenVinoGenAiEngine(GenerationEngine):
     name = "openvino-genai"
     kinds = frozenset({"openvino-genai", "gguf"})
     library = "openvino_genai"
-    honours = frozenset({"min_p", "repetition_penalty", "logprobs"})
+    honours = frozenset({"min_p", "repetition_penalty", "logprobs", "grammar"})
 
     def __init__(self) -> None:
         self._spec: EngineSpec | None = None
         self._options = Options()
         self._opened: PipelineOptions | None = None
         self._blocks = 0
+        self._grammars: Grammars | None = None
+        self._tokenizer: Any = None
         self._lanes: dict[bool, Lane] = {}
         self._opening: dict[bool, Future[Lane]] = {}
-        self._early: list[tuple[GenerationRequest, Any]] = []
+        self._early: list[Early] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="open-pipeline")
 
     @classmethod
@@ -72,53 +87,47 @@ class OpenVinoGenAiEngine(GenerationEngine):
 
     def load(self, spec: EngineSpec) -> None:
         from openmaas.engines.openvino_genai.disguise import BLOCK
-        from openmaas.engines.openvino_genai.pipeline import PipelineOptions
+        from openmaas.engines.openvino_genai.grammars import Grammars
+        from openmaas.engines.openvino_genai.pipeline import PipelineOptions, has_vocabulary
         from openmaas.engines.openvino_genai.room import token_bytes
 
-        choice = spec.chosen
+        choice, generator = spec.chosen, _generator(spec.manifest)
         if choice.precision not in _PRECISIONS:
             raise EngineFailed(f"The precision {choice.precision!r} is not one of f32, bf16.", code="load_failed")
         try:
             options = msgspec.convert(choice.options, Options)
         except msgspec.ValidationError as error:
             raise EngineFailed(f"The engine's options are wrong: {error}.", code="load_failed") from None
-        generator = _generator(spec.manifest)
         size = token_bytes(spec.entry, options.kv_cache)
         memory = options.cache_mib << 20 or min(free_memory() // _SHARE, size * max(_TOKENS, generator.context))
         self._spec, self._options = spec, options
-        self._blocks = max(1, min(memory // (size * BLOCK), options.sequences * generator.context // BLOCK + options.sequences))
+        self._blocks = max(1, min(memory // (size * BLOCK), options.sequences * (generator.context // BLOCK + 1)))
         self._opened = PipelineOptions(
             threads=max(1, spec.threads),
-            step=max(4 * BLOCK, options.part) + options.sequences,
+            step=self._part + options.sequences,
             precision=choice.precision,
             kv_precision=options.kv_cache,
         )
         cached = options.prefix_cache and generator.defaults.get("repetition_penalty", 1.0) == 1.0
         self._keep(cached, self._open(cached))
-
-    def warm(self) -> None:
-        """Each pipeline has answered once when it is opened."""
+        if has_vocabulary(self._tokenizer):
+            self._grammars = Grammars(self._tokenizer, generator.vocabulary)
+        else:
+            self.honours = self.honours - {"grammar"}  # type: ignore[misc]  # the folder has no tokenizer of OpenVINO's
 
     def admit(self, request: GenerationRequest) -> None:
         from openmaas.engines.openvino_genai.sampling import generation_config
 
-        config = generation_config(request)
-        cached = self._options.prefix_cache and request.sampling.repetition_penalty == 1.0
-        if cached in self._lanes:
-            self._lanes[cached].admit(request, config)
-            return
-        if cached not in self._opening:
-            self._opening[cached] = self._thread.submit(self._open, cached)
-        self._early.append((request, config))
+        self._place(request, generation_config(request))
 
     def cancel(self, request_id: int) -> None:
-        self._early = [(request, config) for request, config in self._early if request.id != request_id]
+        self._early = [early for early in self._early if early.request.id != request_id]
         for lane in self._lanes.values():
             lane.cancel(request_id)
 
     def step(self) -> list[Progress]:
-        progresses = self._join_early() if self._opening else []
-        for lane in self._lanes.values():
+        progresses = self._join_early() if self._early else []
+        for lane in list(self._lanes.values()):
             progresses += lane.step()
         return progresses
 
@@ -135,22 +144,49 @@ class OpenVinoGenAiEngine(GenerationEngine):
         return bool(self._early) or any(lane.busy for lane in self._lanes.values())
 
     def describe(self) -> dict[str, str]:
-        spec, opened = self._spec, self._opened
-        if spec is None or opened is None:
-            return {"library": self.library, "version": importlib.metadata.version("openvino-genai"), "device": "cpu"}
+        said = {"library": self.library, "version": importlib.metadata.version("openvino-genai"), "device": "cpu"}
+        if self._spec is None or self._opened is None:
+            return said
         return {
-            "library": self.library,
-            "version": importlib.metadata.version("openvino-genai"),
-            "device": "cpu",
-            "threads": str(opened.threads),
-            "precision": opened.computed,
-            "weights": _generator(spec.manifest).weights,
+            **said,
+            "threads": str(self._opened.threads),
+            "precision": self._opened.computed,
+            "weights": _generator(self._spec.manifest).weights,
             "cache_tokens": str(self._blocks * 32),
             "prefix_cache": "on" if self._options.prefix_cache else "off",
         }
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._grammars is not None:
+            self._grammars.close()
+
+    def _place(self, request: GenerationRequest, config: Any) -> None:
+        """Into the pipeline that suits it, or to those who wait for one."""
+        cached = self._options.prefix_cache and request.sampling.repetition_penalty == 1.0
+        ready = self._compiled(request) or self._lane(cached)
+        if ready is not None:
+            self._early.append(Early(request, config, ready, time.monotonic() + _PATIENCE))
+        else:
+            self._lanes[cached].admit(request, config)
+
+    def _compiled(self, request: GenerationRequest) -> Future[None] | None:
+        grammar = request.sampling.grammar
+        if grammar is None:
+            return None
+        if self._grammars is None:
+            raise InvalidInput("This version cannot hold answers to a JSON schema: it has no tokenizer of OpenVINO's.")
+        return self._grammars.compile(grammar)
+
+    def _lane(self, cached: bool) -> Future[Lane] | None:
+        if cached in self._lanes:
+            return None
+        if cached not in self._opening:
+            self._opening[cached] = self._thread.submit(self._open, cached)
+        if not self._opening[cached].done():
+            return self._opening[cached]
+        self._keep(cached, self._opening.pop(cached).result())
+        return None
 
     def _keep(self, cached: bool, lane: Lane) -> None:
         if cached and not lane.caches:
@@ -158,32 +194,26 @@ class OpenVinoGenAiEngine(GenerationEngine):
         self._lanes[cached] = lane
 
     def _join_early(self) -> list[Progress]:
-        """Requests whose pipeline is open now, and the errors of those whose pipeline cannot be opened."""
         if not any(lane.busy for lane in self._lanes.values()):
-            wait(self._opening.values(), timeout=0.05)
-        progresses: list[Progress] = []
-        for cached, opening in list(self._opening.items()):
-            if not opening.done():
-                continue
-            del self._opening[cached]
-            error = opening.exception()
-            if error is None:
-                self._keep(cached, opening.result())
-            elif not isinstance(error, OpenMaaSError):
-                raise error
-            early, self._early = self._early, []
-            for request, config in early:
-                progresses += self._admit_late(request, config, error)
+            wait([early.ready for early in self._early], timeout=0.05, return_when=FIRST_COMPLETED)
+        progresses = []
+        waiting, self._early = self._early, []
+        for early in waiting:
+            try:
+                if early.ready.done():
+                    early.ready.result()
+                    self._place(early.request, early.config)
+                elif time.monotonic() < early.until:
+                    self._early.append(early)
+                else:
+                    raise Unavailable(f"The request was not ready after {_PATIENCE:g} s: a JSON schema takes long to compile.")
+            except OpenMaaSError as error:
+                progresses.append(Progress(id=early.request.id, tokens=[], error=error))
         return progresses
 
-    def _admit_late(self, request: GenerationRequest, config: Any, error: OpenMaaSError | None) -> list[Progress]:
-        try:
-            if error is not None:
-                raise error
-            self.admit(request)
-        except OpenMaaSError as raised:
-            return [Progress(id=request.id, tokens=[], error=raised)]
-        return []
+    @property
+    def _part(self) -> int:
+        return max(4 * 32, self._options.part)
 
     def _open(self, cached: bool) -> Lane:
         from openmaas.engines.openvino_genai.disguise import Disguise
@@ -192,21 +222,16 @@ class OpenVinoGenAiEngine(GenerationEngine):
 
         assert self._spec is not None and self._opened is not None
         vocabulary = _generator(self._spec.manifest).vocabulary
-        disguise = Disguise(vocabulary) if cached else None
-        pipeline = open_pipeline(self._spec.entry, self._opened, blocks=self._blocks, prefix_cache=cached)
+        open_one = partial(open_pipeline, self._spec.entry, self._opened, blocks=self._blocks, tokenizer=self._tokenizer)
+        pipeline = open_one(prefix_cache=cached)
         if cached and not takes_disguise(pipeline, vocabulary):
+            cached = False
             del pipeline
-            disguise = None
-            pipeline = open_pipeline(self._spec.entry, self._opened, blocks=self._blocks, prefix_cache=False)
-        if not cached:
-            answers(pipeline, [0] * 8, 2)
-        return Lane(
-            pipeline,
-            blocks=self._blocks,
-            slots=self._options.sequences,
-            chunk=max(4 * 32, self._options.part),
-            disguise=disguise,
-        )
+            pipeline = open_one(prefix_cache=False)
+        answers(pipeline, [0] * 8, 2)  # so that the first caller does not pay for it
+        self._tokenizer = self._tokenizer or pipeline.get_tokenizer()
+        disguise = Disguise(vocabulary) if cached else None
+        return Lane(pipeline, blocks=self._blocks, slots=self._options.sequences, chunk=self._part, disguise=disguise)
 
 
 def _generator(manifest: Manifest) -> Generator:

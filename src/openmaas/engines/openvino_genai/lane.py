@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from openmaas.core.errors import OpenMaaSError, Unavailable
 from openmaas.core.generation import EngineLoad, GenerationRequest, Progress, TokenLogprob
 from openmaas.engines.openvino_genai.disguise import BLOCK, Disguise, shared
+from openmaas.engines.openvino_genai.pipeline import stepper
 from openmaas.engines.openvino_genai.prefixes import Prefixes
 from openmaas.engines.openvino_genai.sampling import one_token
 from openmaas.engines.openvino_genai.sequence import Sequence, blocks_of
@@ -31,7 +32,7 @@ class Lane:
         import openvino
         import openvino_genai
 
-        self._pipeline = pipeline
+        self._pipeline, self._compute = pipeline, stepper(pipeline)
         self._tensor = openvino.Tensor
         self._ignored = openvino_genai.GenerationStatus.IGNORED
         self._reasons: dict[Any, Literal["stop", "length"]] = {
@@ -89,7 +90,7 @@ class Lane:
         inside = [*(sequence for sequence in self._line if sequence.piece), *self._running]
         if not inside and not self._leaving:
             return []
-        self._pipeline.step()
+        self._compute()
         self._leaving.clear()
         return [progress for sequence in inside if (progress := self._read(sequence)) is not None]
 

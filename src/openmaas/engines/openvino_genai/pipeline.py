@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ from openmaas.core.hardware import computes_bf16
 # `import openvino_genai` imports openvino, which sends usage data to its maker; without this package it has nothing to send
 # them with.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+_STEP = "_ZN2ov5genai26ContinuousBatchingPipeline4stepEv"
 
 
 class PipelineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +38,11 @@ class PipelineOptions(msgspec.Struct, frozen=True, kw_only=True):
         return self.precision or ("bf16" if computes_bf16() else "f32")
 
 
-def open_pipeline(entry: Path, options: PipelineOptions, *, blocks: int, prefix_cache: bool) -> Any:
-    """Of an .xml's folder, or of a .gguf file; nothing is written. Raises EngineFailed with what the library said."""
+def open_pipeline(entry: Path, options: PipelineOptions, *, blocks: int, prefix_cache: bool, tokenizer: Any = None) -> Any:
+    """Of an .xml's folder, or of a .gguf file; nothing is written. tokenizer: one to share, in which compiled grammars live.
+
+    Raises EngineFailed with what the library said.
+    """
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
@@ -54,9 +63,41 @@ def open_pipeline(entry: Path, options: PipelineOptions, *, blocks: int, prefix_
         properties["KV_CACHE_PRECISION"] = options.kv_precision
     path = entry if entry.suffix == ".gguf" else entry.parent
     try:
+        if tokenizer is not None:
+            return openvino_genai.ContinuousBatchingPipeline(str(path), tokenizer, scheduler, "CPU", **properties)
         return openvino_genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU", properties)
     except Exception as error:
         raise EngineFailed(f"OpenVINO GenAI cannot load the model: {_reason(error)}", code="load_failed") from None
+
+
+def stepper(pipeline: Any) -> Callable[[], None]:
+    """`pipeline.step` without the interpreter's lock: the binding of 2026.4 keeps it, so that no other thread of the process
+    would run meanwhile. What the library throws in it ends the process.
+
+    The C++ object is behind the first pointer of its Python object, after the reference count and the type.
+    """
+    step = getattr(ctypes.CDLL(_library()), _STEP, None) if _library() else None
+    if step is None:
+        return pipeline.step  # type: ignore[no-any-return]
+    step.argtypes, step.restype = [ctypes.c_void_p], None
+    address = ctypes.c_void_p.from_address(id(pipeline) + 2 * ctypes.sizeof(ctypes.c_void_p)).value
+    return partial(step, address)
+
+
+def has_vocabulary(tokenizer: Any) -> bool:
+    """Whether answers can be held to a grammar."""
+    try:
+        return bool(tokenizer.get_vocab())
+    except Exception:
+        return False
+
+
+def _library() -> str | None:
+    """Where the loaded library lies."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "libopenvino_genai.so" in line:
+            return line.split(maxsplit=5)[-1]
+    return None
 
 
 def answers(pipeline: Any, prompt: list[int], tokens: int) -> tuple[list[int], list[float]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from openmaas.core.errors import InvalidInput
 from openmaas.core.generation import GenerationRequest, Sampling
+from openmaas.engines.openvino_genai.grammars import set_grammar
 
 _COLDEST = 1e-5
 """Temperatures below it take the likeliest token, as 0 does."""
@@ -25,6 +26,10 @@ def generation_config(request: GenerationRequest) -> Any:
     else:
         config.ignore_eos = True
     _choose(config, request.sampling)
+    if request.sampling.grammar is not None:
+        if not request.end:
+            raise InvalidInput("An answer that follows a JSON schema needs an id that ends it.", code="invalid_end")
+        set_grammar(config, request.sampling.grammar)
     try:
         config.validate()
     except Exception as error:

@@ -1,0 +1,106 @@
+"""Which JSON schemas an answer can be held to: those that the library keeps in full, of a size that it compiles in seconds."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from openmaas.core.errors import InvalidInput
+
+_MOST = {
+    "bytes": 256 << 10,
+    "levels": 64,
+    "values": 20_000,
+    "properties of one object": 256,
+    "maxLength": 2_000,
+    "minLength": 2_000,
+    "maxItems": 10_000,
+    "minItems": 10_000,
+    "characters of a pattern": 256,
+    "repetitions of a pattern": 1_000,
+}
+"""Beyond them, compiling was seen to take from ten seconds to minutes."""
+_NOT_KEPT = frozenset(
+    {
+        "not", "if", "then", "else", "uniqueItems", "contains", "minContains", "maxContains", "multipleOf", "dependentRequired",
+        "dependentSchemas", "dependencies", "$dynamicRef", "$recursiveRef",
+    }
+)  # fmt: skip
+"""Keywords that xgrammar passes over, so that answers need not obey them."""
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SINGLE = ("items", "additionalProperties", "unevaluatedProperties", "unevaluatedItems", "propertyNames", "additionalItems")
+
+
+def check_schema(text: str) -> None:
+    """Raises InvalidInput with what is wrong, or what an answer could not be held to."""
+    _most("bytes", len(text.encode()))
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"The JSON schema is no JSON: {str(error)[:200]}.", code="invalid_schema") from None
+    levels, values = _extent(schema)
+    _most("levels", levels)
+    _most("values", values)
+    for part in _parts(schema):
+        _check_part(part)
+
+
+def _check_part(part: Any) -> None:
+    if part is True:
+        return
+    if not isinstance(part, dict):
+        raise InvalidInput(f"{json.dumps(part)[:80]} is no JSON schema: an object or true.", code="invalid_schema")
+    if unkept := sorted(_NOT_KEPT & part.keys()):
+        raise InvalidInput(f"Answers cannot be held to {unkept[0]!r} of a JSON schema.", code="invalid_schema")
+    if len(part.get("allOf") or ()) > 1:
+        raise InvalidInput("Answers cannot be held to 'allOf' of more than one JSON schema.", code="invalid_schema")
+    if isinstance(part.get("properties"), dict):
+        _most("properties of one object", len(part["properties"]))
+    for keyword in ("maxLength", "minLength", "maxItems", "minItems"):
+        if isinstance(part.get(keyword), int):
+            _most(keyword, part[keyword])
+    if isinstance(part.get("pattern"), str):
+        _most("characters of a pattern", len(part["pattern"]))
+        counts = re.findall(r"\{\d*,?(\d+)\}", part["pattern"])
+        _most("repetitions of a pattern", math.prod(int(count[:9]) for count in counts))
+
+
+def _most(what: str, value: int) -> None:
+    if value > _MOST[what]:
+        raise InvalidInput(
+            f"The JSON schema is too large to compile: {value} for {what}, where {_MOST[what]} is the most.",
+            code="invalid_schema",
+            next_step="Simplify the schema.",
+        )
+
+
+def _parts(schema: Any) -> Iterator[Any]:
+    """A schema and all within it, without values that only look like schemas (enum, default …)."""
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        if isinstance(part, dict):
+            for keyword in _NAMED:
+                if isinstance(part.get(keyword), dict):
+                    waiting += part[keyword].values()
+            for keyword in _LISTED:
+                if isinstance(part.get(keyword), list):
+                    waiting += part[keyword]
+            waiting += [part[keyword] for keyword in _SINGLE if isinstance(part.get(keyword), dict)]
+
+
+def _extent(schema: Any) -> tuple[int, int]:
+    """How many levels it has, and how many values in all."""
+    level, levels, values = [schema], 0, 0
+    while level:
+        levels, values = levels + 1, values + len(level)
+        below: list[Any] = []
+        for value in level:
+            below += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        level = below
+    return levels, values
