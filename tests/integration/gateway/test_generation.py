@@ -88,7 +88,7 @@ def test_a_chat_whole_and_in_parts(client: openai.OpenAI) -> None:
             parts.append(chunk.choices[0].delta.content or "")
         usage = chunk.usage or usage
     assert "".join(parts) == whole.choices[0].message.content
-    assert len([part for part in parts if part]) > 10
+    assert len([part for part in parts if part]) > 3
     assert usage is not None
     assert usage.completion_tokens == 30
 
@@ -101,7 +101,7 @@ def test_parts_come_while_the_answer_is_made(client: openai.OpenAI) -> None:
     ]
     assert at[0] < 0.5 * at[-1]
     assert at[-1] > 100 * DELAY
-    assert len({round(one, 2) for one in at}) > 30  # as they came, not in a lump
+    assert len({round(one, 2) for one in at}) > 10  # as they came, not in a lump
 
 
 def test_responses(client: openai.OpenAI) -> None:

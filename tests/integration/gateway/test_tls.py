@@ -63,7 +63,7 @@ def test_text_passes_token_by_token(secured: Plane) -> None:
         trust_env=False,
     ) as answer:
         at = [time.monotonic() - begun for line in answer.iter_lines() if line]
-    assert len(at) >= 30
+    assert len(at) > 5
     assert at[0] < at[-1] / 2
 
 
