@@ -11,7 +11,10 @@ import msgspec
 
 from openmaas.core.generation import ToolCall, ToolFormat
 
-_MARKS: Final = re.compile(r'\\[\s\S]?|["{}\[\]<\n]')
+_WITHIN: Final = re.compile(r'["\n]|\\[\s\S]?')
+"""What counts in a text of JSON: its end, an escape, and a line break, which none has."""
+_OUTSIDE: Final = re.compile(r"[^\s\d:,.+\-eEtrufalsn]")
+"""What counts elsewhere: all but blanks, numbers, true, false and null."""
 _FIRST_KEY: Final = re.compile(r'\{\s*"(name|parameters|arguments|type)"')
 _NO_KEY_YET: Final = re.compile(r'\{\s*("[a-z]{0,9})?')
 _NAMED: Final = re.compile(r"\s*([\w.\-]+)\s*(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*")
@@ -38,8 +41,7 @@ _MANY: Final = msgspec.json.Decoder(list[_Written])
 class Body:
     """What follows `opening`: an object, in Mistral's format a list of them, or a name and its arguments.
 
-    Linear in the text, however it is split. Outside of its texts JSON has no `<` and no backslash, and within them no line
-    break, so that most of what is malformed is known for it at once."""
+    Linear in the text, however it is split, and most of what is malformed is known for it at once."""
 
     def __init__(self, tool_format: ToolFormat, opening: str) -> None:
         self.opening = opening
@@ -108,25 +110,20 @@ class Body:
 
     def _end(self, text: str) -> int:
         """Behind the end of the JSON in its next piece, -1 where it is not in there."""
-        start, self._escaped = int(self._escaped), False
-        for match in _MARKS.finditer(text, start):
-            mark = match[0]
-            if self._quoted:
-                if mark == '"':
-                    self._quoted = False
-                elif mark == "\\":  # what it escapes is in the next piece
-                    self._escaped = True
-                elif mark == "\n":
-                    raise NoCall
-            elif mark == '"':
-                self._quoted = True
+        place, self._escaped = int(self._escaped), False
+        while match := (_WITHIN if self._quoted else _OUTSIDE).search(text, place):
+            mark, place = match[0], match.end()
+            if mark == '"':
+                self._quoted = not self._quoted
+            elif self._quoted and mark[0] == "\\":
+                self._escaped = len(mark) == 1  # what it escapes is in the next piece
             elif mark in "{[":
                 self._depth += 1
             elif mark in "}]":
                 self._depth -= 1
                 if not self._depth:
-                    return match.end()
-            elif mark != "\n":
+                    return place
+            else:
                 raise NoCall
         return -1
 

@@ -16,8 +16,6 @@ CLOSING: Final[dict[ToolFormat, str]] = {"hermes": "</tool_call>"}
 
 _BETWEEN: Final = " \t\r\n;"
 """What may part two calls in Llama's format."""
-_MOST_MISTAKES: Final = 32
-"""After so many that began like calls and were none, all is text: each is read twice."""
 
 
 class ToolCallReader:
@@ -37,7 +35,6 @@ class ToolCallReader:
         self._edge = True  # at the beginning or behind a call, where nothing but blanks came since
         self._blank = ""  # these
         self._called = False
-        self._mistakes = 0
 
     def push(self, text: str) -> Read:
         """(text outside of calls, calls that are complete)."""
@@ -114,9 +111,6 @@ class ToolCallReader:
         """What followed the beginning and is to be read once more."""
         self._body = None
         self._release(body.opening, texts)
-        self._mistakes += 1
-        if self._mistakes == _MOST_MISTAKES:
-            self._tags = None
         return body.text
 
     def _release(self, text: str, texts: list[str]) -> None:

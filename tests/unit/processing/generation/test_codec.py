@@ -98,6 +98,19 @@ def test_invalid_bytes_do_not_hold_up_what_follows() -> None:
     assert stream.end() == ""
 
 
+def test_a_character_may_begin_a_text_by_halves() -> None:
+    ids = [PIECES.token_to_id(piece) for piece in ("<0xE4>", "<0xBD>", "<0xA0>")]
+    assert FAMILIES["byte fallback"].decode(ids) == PIECES.decode(ids) == "你"
+
+
+def test_an_added_token_that_is_no_part_of_the_alphabet_stands_as_it_is_written() -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens(["｜a b｜", "Ġé"])
+    ids = tokenizer.encode("x｜a b｜Ġé").ids
+    assert TokenCodec(tokenizer).decode(ids) == tokenizer.decode(ids)
+    assert TokenCodec(tokenizer).decode(ids).startswith("x｜a b｜")
+
+
 def test_a_token_for_people() -> None:
     assert FAMILIES["byte fallback"].token(PIECES.token_to_id("<0xE4>")) == ("\ufffd", b"\xe4")
     assert FAMILIES["byte fallback"].token(PIECES.token_to_id("<s>")) == ("<s>", b"<s>")
@@ -186,6 +199,9 @@ def test_nor_where_the_tokenizer_normalises_or_strips_around_control_tokens(text
 
     tokenizer = byte_level()
     tokenizer.normalizer = normalizers.NFKC()
+    assert widest_token(tokenizer) == 4 * widest_token(byte_level())
+    tokenizer.add_tokens(["x" * 500])
+    assert TokenCodec(tokenizer).least_tokens("x" * 500) == 1
     tokenizer.add_special_tokens([AddedToken("<|end|>", lstrip=True, rstrip=True)])
     codec = TokenCodec(tokenizer)
     text = f"{text}{' ' * 5000}<|end|>{' ' * 5000}"

@@ -121,6 +121,11 @@ def test_text_goes_on_as_soon_as_it_cannot_be_a_call() -> None:
     assert reader.push("s>") == ("<tools>", [])
     assert reader.push("<tool_call>") == ("", [])
     assert reader.push("no") == ("<tool_call>no", [])
+    for part in ('{"name": "a, "arguments"', '{"name": "a\n', "{'", '{"a": [x', "{>", '{"a": \\', "{}"):
+        assert reader.push("<tool_call>" + part) == ("<tool_call>" + part, [])
+    reader = ToolCallReader("mistral")
+    for part in ("why? {", "why " * 100, "[T", "[]"):
+        assert reader.push("[TOOL_CALLS]" + part) == ("[TOOL_CALLS]" + part, [])
     reader = ToolCallReader("llama3")
     assert reader.push('{"n') == ("", [])
     assert reader.push('ote": ') == ('{"note": ', [])
@@ -151,9 +156,19 @@ def test_a_call_that_follows_a_broken_one_is_read() -> None:
     assert text == '<tool_call>{"name": "a, '
 
 
-@pytest.mark.parametrize("part", ['<tool_call>{"a": "', '<tool_call>{"name": "a", "arguments": ', "<tool_call>{ "])
-def test_broken_calls_without_end_cost_little(part: str) -> None:
-    reader = ToolCallReader("hermes")
+@pytest.mark.parametrize(
+    ("tool_format", "part"),
+    [
+        ("hermes", '<tool_call>{"a": "'),
+        ("hermes", '<tool_call>{"name": "a", "arguments": '),
+        ("hermes", "<tool_call>{ "),
+        ("mistral", "[TOOL_CALLS]["),
+        ("mistral", '[TOOL_CALLS][{"'),
+        ("llama3", '<|python_tag|>{"'),
+    ],
+)
+def test_broken_calls_without_end_cost_little(tool_format: ToolFormat, part: str) -> None:
+    reader = ToolCallReader(tool_format)
     began = time.process_time()
     text = "".join(reader.push(part)[0] for _ in range(20_000)) + reader.end()[0]
     assert text == part * 20_000
