@@ -174,6 +174,14 @@ def test_a_sample_may_be_a_file(folder: Path, tmp_path: Path) -> None:
         _client(control).push(folder, sample=tmp_path / "none.json")
 
 
+def test_a_sample_may_be_a_text(folder: Path) -> None:
+    control = Control()
+    _client(control).push(folder, sample="Ein Text\nvon zwei Zeilen")
+    assert control.wanted is not None
+    assert control.wanted.sample == "sample.txt"
+    assert "Ein Text\nvon zwei Zeilen".encode() in control.stored.values()
+
+
 def test_an_empty_file_is_nothing_to_send(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "full").write_bytes(b"x")

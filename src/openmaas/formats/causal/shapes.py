@@ -66,7 +66,12 @@ def _loaded(config: Any, tensors: Mapping[str, Stored]) -> dict[str, Any]:
         with quietly(), FakeTensorMode(allow_non_fake_inputs=True):
             weights = {name: torch.empty(tensor.shape) for name, tensor in tensors.items()}
             _, told = kind.from_pretrained(
-                None, config=config, state_dict=weights, output_loading_info=True, ignore_mismatched_sizes=True
+                None,
+                config=config,
+                state_dict=weights,
+                attn_implementation="eager",  # a configuration could ask for a kernel of somebody's
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
     except MemoryError:
         raise
