@@ -74,7 +74,7 @@ def _inference_families(replicas: Sequence[dict[str, Any]]) -> Iterator[Any]:
 _GAUGES: Final = (
     ("openmaas_num_requests_running", "Sequences that the engine works on now.", "running"),
     ("openmaas_num_requests_waiting", "Sequences that wait for the engine.", "waiting"),
-    ("openmaas_cache_usage_perc", "Share of the engine's cache in use, 0 to 1.", "cache_usage"),
+    ("openmaas_kv_cache_usage_perc", "Share of the engine's cache in use, 0 to 1.", "cache_usage"),
 )
 _COUNTERS: Final = (
     ("openmaas_prompt_tokens", "Tokens of prompts.", "prompt_tokens"),

@@ -102,7 +102,7 @@ def test_what_generating_replicas_count_has_vllm_s_names() -> None:
     labels = {"model_name": "writer", "version": "2", "replica": "writer-1-0"}
     assert sample(samples, "openmaas_num_requests_running", **labels) == 4
     assert sample(samples, "openmaas_num_requests_waiting", **labels) == 5
-    assert sample(samples, "openmaas_cache_usage_perc", **labels) == 0.25
+    assert sample(samples, "openmaas_kv_cache_usage_perc", **labels) == 0.25
     assert sample(samples, "openmaas_prompt_tokens_total", **labels) == 100
     assert sample(samples, "openmaas_prompt_tokens_cached_total", **labels) == 30
     assert sample(samples, "openmaas_generation_tokens_total", **labels) == 200

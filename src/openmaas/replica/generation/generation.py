@@ -82,6 +82,8 @@ class Generation:
         delta = completion.push(progress)
         if progress.tokens:
             self._count(completion, len(progress.tokens), now)
+        if self._ask.stream and not (self._written or self._parts) and (delta is not None or completion.finish):
+            self._parts.append(self._writer.start())  # before all else: some writers number what they write
         if self._ask.stream and delta is not None:
             self._parts.append(self._writer.delta(completion.index, delta))
         if completion.finish:
@@ -156,7 +158,7 @@ class Generation:
         else:
             self._written = True
             head = Answer(200, self._writer.content_type, timing=self._timing())
-            self._call.write(self._writer.start() + payload, _encode(head))
+            self._call.write(payload, _encode(head))
 
     def _answer(self) -> None:
         body, coding = self._writer.whole([completion.choice for completion in self.completions], self._usage()), ""
