@@ -44,13 +44,6 @@ class Planner:
                 raise self._unable("text" if "text" in ask.given else "response_format")
             if ask.tools and ask.tool_choice not in ("auto", "none"):
                 raise self._unable("tool_choice")
-        if ask.echo and ask.logprobs >= 0:
-            raise InvalidInput(
-                "'echo' with 'logprobs' would need those of the prompt, which no engine here gives.",
-                code="unsupported_parameter",
-                next_step="Ask without one of them.",
-                param="echo",
-            )
 
     def plan(
         self, ask: Ask, prompts: Sequence[list[int]], ids: Iterator[int], salt: str, grammar: Grammar | None
@@ -106,7 +99,7 @@ class Planner:
     def _unable(self, name: str) -> InvalidInput:
         return InvalidInput(
             f"The engine {self._engine} cannot do {name!r}.",
-            code="unsupported_parameter",
+            code="parameter_not_supported",
             next_step="Ask without it, or deploy with another --engine.",
             param=name,
         )

@@ -34,7 +34,7 @@ class Prompts:
         if wants_tools(ask) and not self._text.tool_format:
             raise InvalidInput(
                 "This version's chat template knows no tools.",
-                code="unsupported_parameter",
+                code="parameter_not_supported",
                 next_step="Ask without 'tools', or deploy a model that was trained with them.",
                 param="tools",
             )
