@@ -14,7 +14,7 @@ import secrets
 import msgspec
 
 from openmaas.core.contracts import Answer, Key, encode
-from openmaas.core.errors import DeadlineExceeded, InvalidInput, OpenMaaSError, Unavailable, UnsupportedMedia
+from openmaas.core.errors import DeadlineExceeded, InvalidInput, OpenMaaSError, TooLarge, Unavailable, UnsupportedMedia
 from openmaas.core.log import get_logger
 from openmaas.core.settings import Settings
 from openmaas.gateway.forward import Forward
@@ -193,17 +193,17 @@ class Door:
         return route
 
     def _admit(self, exchange: Exchange, route: Route) -> None:
-        request = exchange.request
+        request, size = exchange.request, exchange.request.content_length or 0
         if route.streams and self._pages.draining:
             raise Unavailable("The gateway is about to stop; it begins nothing that may take long.", code="stopping")
+        request.max_body = self._settings.max_body
         if route.named_in_body:
-            _refuse_coded(request)
+            request.max_body = min(request.max_body, openai.LIMITS.max_body)
+            _check_readable(request, size)
         else:
             self._find(exchange, route.deployment, route.version)
-        size = request.content_length or 0
         self._gate.enter(size)
         exchange.holds = size
-        request.max_body = self._settings.max_body
         request.on_gone = exchange.gone
         if request.content_length is None:
             request.on_part = exchange.grow
@@ -310,8 +310,14 @@ class Door:
         )
 
 
-def _refuse_coded(request: Request) -> None:
-    """What must be read here is taken as it is: nothing is unpacked beside everybody else's requests."""
+def _check_readable(request: Request, size: int) -> None:
+    """What must be read here takes time from everybody else's requests: it is bounded, and taken as it is."""
+    if size > request.max_body:
+        raise TooLarge(
+            f"The body has {size} bytes; at most {request.max_body} are read here.",
+            code="body_too_large",
+            next_step="Send a shorter conversation or fewer prompts.",
+        )
     coding = request.header(b"content-encoding")
     if coding is not None and coding.strip().lower() not in ("", "identity"):
         raise UnsupportedMedia(

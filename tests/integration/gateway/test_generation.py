@@ -254,6 +254,17 @@ def test_a_replica_killed_in_the_middle_is_an_error_that_the_client_raises(make_
     assert plane.sample("openmaas_requests_total", route="completions", status="503") == 1
 
 
+def test_a_replica_that_hangs_in_the_middle_is_left(make_plane: Make) -> None:
+    plane = start(make_plane(hang_timeout=1.0), "w-0")
+    with plane.connect(stream_request(plane, 3000)) as client:
+        begun = client.recv(1000)
+        plane.replicas["w-0"].signal(signal.SIGSTOP)
+        said = begun + read_rest(client)
+        plane.replicas["w-0"].signal(signal.SIGCONT)
+    assert b'"code":"replica_lost"' in said
+    assert said.endswith(b"0\r\n\r\n")
+
+
 def test_every_stream_has_one_end_while_replicas_are_killed(make_plane: Make) -> None:
     """Each is whole, or has exactly one error event as its last, or was refused before its first part."""
     plane = start(make_plane(hold_timeout=3.0), "w-0", "w-1", token_delay=0.005)

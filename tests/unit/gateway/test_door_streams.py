@@ -16,6 +16,7 @@ from openmaas.core.errors import EngineFailed, InvalidInput, Unavailable
 from openmaas.core.keys import make_key
 from openmaas.core.link import CHUNK, END, IncomingCall
 from openmaas.gateway.http import connection as connection_module
+from openmaas.protocols import openai
 from openmaas.protocols.routes import parse_path
 from tests.unit.gateway.doors import STREAM_HEAD, OpenDoor, opened
 from tests.unit.gateway.replicas import until
@@ -151,6 +152,23 @@ async def test_every_refusal_of_an_openai_route_is_in_its_words(door: OpenDoor) 
     said = await door.ask(door.request().replace(b"Content-Length: 18", b"Content-Length: 19"))
     assert said.startswith(b"HTTP/1.1 408 ")
     assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
+
+
+async def test_a_body_that_is_read_here_is_bounded_by_itself(door: OpenDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much predictions may send."""
+    one = await door.replica("a")
+    await door.follow(one)
+    monkeypatch.setattr(openai, "LIMITS", openai.Limits(max_body=1000))
+    async with door.http() as http:
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b'{"model":"writer","input":"'
+            yield b"x" * 1000 + b'"}'
+
+        for content in (b'{"model":"writer","input":"' + b"x" * 1000 + b'"}', pieces()):
+            answer = await http.post("/v1/embeddings", content=content)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    assert one.calls == []
 
 
 async def test_a_key_is_asked_for_before_the_body(door: OpenDoor) -> None:
