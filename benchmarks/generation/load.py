@@ -104,13 +104,14 @@ async def _level(endpoint: Endpoint, prompts: Prompts, streams: int) -> Level:
 
 
 def decode_rate(arrivals: Sequence[Sequence[float]], tokens: Sequence[int]) -> float:
-    """Tokens a second of all streams together, from when the last had begun until the first had ended.
+    """Tokens a second of all streams together, from when the last had begun until the first had ended; from the first piece
+    to the last where they are answered one after the other.
 
     A piece may hold several tokens, or none of its own where a character takes several: a stream's pieces share its tokens.
     """
     begin, end = max(times[0] for times in arrivals), min(times[-1] for times in arrivals)
     if end <= begin:
-        return 0.0
+        return sum(tokens) / (max(times[-1] for times in arrivals) - min(times[0] for times in arrivals))
     inside = sum(
         count * sum(begin < moment <= end for moment in times) / len(times)
         for times, count in zip(arrivals, tokens, strict=True)

@@ -64,6 +64,7 @@ async def _ask(url: str, headers: Mapping[str, str], body: bytes) -> Stream:
         stream.ended = time.perf_counter()
     finally:
         writer.close()
+    stream.completion = stream.completion or len(stream.arrivals)  # one server does not count in streams
     if not stream.finished:  # one server sends no [DONE] after it
         raise StreamError("the stream ended without a reason to finish")
     return stream

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.generation.load import Endpoint
-from benchmarks.generation.model import converted, source
+from benchmarks.generation.model import converted, gguf, source
 from benchmarks.generation.peer import CONTEXT, STREAMS, THREADS, Peer, Running
 from benchmarks.processes import Server, free_port
 from benchmarks.serving.peers.openmaas.peer import interpreter, program, run, wait_for
@@ -98,4 +98,29 @@ class Transformers(Peer):
         return Running(server, Endpoint(f"http://127.0.0.1:{port}/v1/chat/completions", str(source())))
 
 
-PEERS: Final[dict[str, Peer]] = {peer.name: peer for peer in (OpenMaas("int8"), OpenMaas("bf16"), Vllm(), Transformers())}
+class LlamaCpp(Peer):
+    """The server of llama-cpp-python, built here for this processor. It answers one request after the other."""
+
+    name, title, weights, package = "llamacpp", "llama_cpp.server", "int8", "llama-cpp-python[server]"
+
+    def start(self, work: Path) -> Running:
+        port = free_port()
+        words = ["--model", gguf(), "--model_alias", "writer", "--host", "127.0.0.1", "--port", str(port)]
+        words += ["--n_ctx", str(CONTEXT), "--n_threads", str(THREADS), "--n_threads_batch", str(THREADS)]
+        command = [
+            self.environment.python,
+            "-m",
+            "llama_cpp.server",
+            *words,
+            "--interrupt_requests",
+            "false",
+            "--verbose",
+            "false",
+        ]
+        server = Server(command, log=work / "log", environment=_OFFLINE, folder=work)
+        return Running(server, Endpoint(f"http://127.0.0.1:{port}/v1/chat/completions", "writer"))
+
+
+PEERS: Final[dict[str, Peer]] = {
+    peer.name: peer for peer in (OpenMaas("int8"), OpenMaas("bf16"), Vllm(), LlamaCpp(), Transformers())
+}
