@@ -91,7 +91,7 @@ class Weights:
         if options.weights != AUTO or (job is not None and not runs):
             return Decision(version, cause=cause)
         why = cause.message if job is not None else "OPENMAAS_MEASURE is never, so that no weights were measured"
-        return self._as_it_is(session, found.source, f"{why.rstrip('. ')}; {cause.next_step}" if job is not None else why)
+        return self._as_it_is(session, found.source, why if job is None else f"{why.rstrip('. ')}; {cause.next_step}")
 
     def converting(self, session: Session, version: VersionRow) -> str | None:
         """The id of a job that converts the version, or waits for its turn."""
@@ -210,14 +210,13 @@ def _cause(job: JobRow | None, weights: str) -> Cause:
     if job is None:
         return Cause(code="not_converted", message=f"It was never converted to {weights} weights.")
     name = job_id(job.number)
+    what = f"Its conversion{'' if weights == AUTO else f' to {weights} weights'} ({name})"
     if job.state == "cancelled":
-        message = f"Its conversion to {weights} weights ({name}) was cancelled."
-        return Cause(code="conversion_cancelled", message=message, next_step=f"openmaas jobs retry {name}")
+        return Cause(code="conversion_cancelled", message=f"{what} was cancelled.", next_step=f"openmaas jobs retry {name}")
     cause = decode_cause(job.cause)
     said = cause.message if cause is not None else "what it made is gone."
     code = cause.code if cause is not None else "not_converted"
-    message = f"Its conversion to {weights} weights ({name}) has failed: {said}"
-    return Cause(code=code, message=message, next_step=f"openmaas jobs show {name}")
+    return Cause(code=code, message=f"{what} has failed: {said}", next_step=f"openmaas jobs show {name}")
 
 
 def _tried(measurement: Measurement | None, weights: str) -> Tried | None:
@@ -226,7 +225,10 @@ def _tried(measurement: Measurement | None, weights: str) -> Tried | None:
 
 
 def _figures(one: Tried) -> str:
-    return ", ".join(f"{rate:,.1f} tokens/s of {streams}" for streams, rate in sorted(one.rates.items()))
+    """As "48.1 tokens/s with one stream, 190.3 with 8"."""
+    told = [f"{rate:,.1f}{'' if index else ' tokens/s'} with {'one stream' if streams == 1 else streams}"
+            for index, (streams, rate) in enumerate(sorted(one.rates.items()))]  # fmt: skip
+    return ", ".join(told)
 
 
 def _names(measurement: Measurement) -> str:
