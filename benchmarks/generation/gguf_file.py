@@ -35,7 +35,7 @@ def main(folder: Path, path: Path) -> None:
     writer.add_file_type(7)
     _tokenizer(writer, folder, config["vocab_size"])
     with safe_open(folder / "model.safetensors", "pt") as tensors:
-        for name in tensors.keys():
+        for name in tensors:
             kind = GGMLQuantizationType.F32 if tensors.get_slice(name).get_shape()[1:] == [] else GGMLQuantizationType.Q8_0
             writer.add_tensor(_place(name), quantize(tensors.get_tensor(name).float().numpy(), kind), raw_dtype=kind)
     writer.write_header_to_file()
@@ -59,7 +59,7 @@ def _tokenizer(writer: GGUFWriter, folder: Path, size: int) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([tokens.get(number, f"<|unused{number}|>") for number in range(size)])
-    types = {number: TokenType.CONTROL for number in special.values()}
+    types = dict.fromkeys(special.values(), TokenType.CONTROL)
     writer.add_token_types(
         [types.get(number, TokenType.NORMAL if number in tokens else TokenType.UNUSED) for number in range(size)]
     )
