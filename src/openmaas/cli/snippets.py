@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 from openmaas.cli.i18n import _
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from openmaas.client import Client
     from openmaas.core.types import Signature, TensorSpec
 
 _INLINE = 80  # values that a command line still shows
 _LENGTH = 8  # along a dynamic axis that is not the batch's
+_QUESTION = "What is on your mind?"
+_BEGINNING = "Once upon a time"
 _NUMPY = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64", "BF16": "float32"}
 
 
@@ -26,7 +30,11 @@ def print_snippets(client: Client, deployment: str, reference: str) -> None:
 
     manifest = client.show(reference).manifest
     given = (manifest.get("processing") or {}).get("input")
-    if given is not None:
+    generator = manifest.get("generator")
+    if generator is not None:
+        chats = bool(generator.get("chat_template"))
+        snippets = text_curl(client, deployment, chats), text_python(client, deployment, chats)
+    elif given is not None:
         snippets = raw_curl(client, deployment, given), raw_python(deployment, given)
     else:
         signature = decode_signature(manifest)
@@ -51,6 +59,29 @@ def curl(client: Client, deployment: str, signature: Signature) -> str:
     return f"python3 -c 'import json; print(json.dumps({{\"inputs\": [{made}]}}))' | {command}-d @-"
 
 
+def text_curl(client: Client, deployment: str, chats: bool) -> str:
+    """A question to a generator, or a text to go on with where it has no chat template."""
+    path = "v1/chat/completions" if chats else "v1/completions"
+    asked = {"messages": [{"role": "user", "content": _QUESTION}]} if chats else {"prompt": _BEGINNING}
+    return _command(client, path, "application/json") + f"-d '{json.dumps({'model': deployment, **asked})}'"
+
+
+def text_python(client: Client, deployment: str, chats: bool) -> str:
+    """The same by OpenAI's client."""
+    lines = [
+        "import openai, pathlib" if _key_file(client) else "import openai, os",
+        "",
+        f'client = openai.OpenAI(base_url="{client.server.gateway_url}/v1", api_key={_key_python(client)})',
+    ]
+    if chats:
+        asked = f'messages=[{{"role": "user", "content": "{_QUESTION}"}}]'
+        lines.append(f'for piece in client.chat.completions.create(model="{deployment}", {asked}, stream=True):')
+        lines.append('    print(piece.choices[0].delta.content or "", end="", flush=True)')
+    else:
+        lines.append(f'print(client.completions.create(model="{deployment}", prompt="{_BEGINNING}").choices[0].text)')
+    return "\n".join(lines)
+
+
 def raw_curl(client: Client, deployment: str, given: dict[str, Any]) -> str:
     """A request as people have it: a picture, a text, a row of a table."""
     kind, body = _raw(given)
@@ -72,7 +103,7 @@ def _raw(given: dict[str, Any]) -> tuple[str, str]:
     if given["kind"] == "image":
         return "image/png", "photo.png"
     if given["kind"] == "text":
-        return "application/json", '{"text": "What is on your mind?"}'
+        return "application/json", json.dumps({"text": _QUESTION})
     return "application/json", json.dumps({column["name"]: _value(column) for column in given["columns"]})
 
 
@@ -91,15 +122,27 @@ def _literal(value: Any) -> str:
     return str(value) if isinstance(value, bool) else json.dumps(value)
 
 
-def _key_text(client: Client) -> str:
-    """How a shell finds the key, without showing it."""
+def _key_file(client: Client) -> Path | None:
+    """Where the key that is used lies, if it does."""
     from openmaas.client import home_path
 
     path = home_path() / "admin.key"
     try:
-        return f"$(cat {path})" if path.read_text().strip() == client.server.api_key else "$OPENMAAS_API_KEY"
+        return path if path.read_text().strip() == client.server.api_key else None
     except OSError:
-        return "$OPENMAAS_API_KEY"
+        return None
+
+
+def _key_text(client: Client) -> str:
+    """How a shell finds the key, without showing it."""
+    path = _key_file(client)
+    return "$OPENMAAS_API_KEY" if path is None else f"$(cat {path})"
+
+
+def _key_python(client: Client) -> str:
+    """The same for Python."""
+    path = _key_file(client)
+    return 'os.environ["OPENMAAS_API_KEY"]' if path is None else f'pathlib.Path("{path}").read_text().strip()'
 
 
 def _shape(spec: TensorSpec) -> list[int]:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from openmaas.cli.processing import processing_lines
-from openmaas.cli.snippets import raw_curl, raw_python
+from openmaas.cli.snippets import raw_curl, raw_python, text_curl, text_python
 from openmaas.core.processing import Column, Embedding, ImageInput, Labels, Processing, TableInput, TextInput
 
 CLIENT: Any = SimpleNamespace(server=SimpleNamespace(gateway_url="http://here:8000", ca=None, api_key="none"))
@@ -74,3 +74,14 @@ def test_a_picture_is_sent_as_it_is() -> None:
     given = plain(Processing(input=ImageInput()))["input"]
     assert "--data-binary @photo.png" in raw_curl(CLIENT, "d", given)
     compile(raw_python("d", given), "snippet", "exec")
+
+
+@pytest.mark.parametrize(
+    ("chats", "path", "asked"), [(True, "v1/chat/completions", "messages"), (False, "v1/completions", "prompt")]
+)
+def test_generators_are_asked_in_openais_words(chats: bool, path: str, asked: str) -> None:
+    words = shlex.split(text_curl(CLIENT, "writer", chats).replace("\\\n", ""))
+    assert words[2].endswith(path)
+    body = json.loads(words[words.index("-d") + 1])
+    assert body["model"] == "writer" and asked in body
+    compile(text_python(CLIENT, "writer", chats), "snippet", "exec")
