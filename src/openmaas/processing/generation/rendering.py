@@ -77,16 +77,24 @@ def read(data: bytes) -> Reply:
 def error_of(reply: Reply) -> OpenMaaSError:
     """Why a conversation was not rendered."""
     if reply.error == "refused":
-        return InvalidInput(f"The chat template refuses this conversation: {reply.said}.", code="template_refused")
+        return InvalidInput(
+            f"The chat template refuses this conversation: {reply.said}.", code="template_refused", param="messages"
+        )
     if reply.error == "memory":
         return InvalidInput(
-            f"The chat template takes more than {MEMORY >> 20} MiB of memory for this conversation.", code="template_memory"
+            f"The chat template takes more than {MEMORY >> 20} MiB of memory for this conversation.",
+            code="template_memory",
+            param="messages",
         )
     if reply.error == "output":
         return TooLarge(
-            f"The chat template makes more than {MAX_OUTPUT} characters of this conversation.", code="prompt_too_large"
+            f"The chat template makes more than {MAX_OUTPUT} characters of this conversation.",
+            code="prompt_too_large",
+            param="messages",
         )
-    return InvalidInput(f"The chat template fails on this conversation: {reply.said}.", code="template_failed")
+    return InvalidInput(
+        f"The chat template fails on this conversation: {reply.said}.", code="template_failed", param="messages"
+    )
 
 
 def took_too_long(limit: str) -> InvalidInput:
@@ -94,6 +102,7 @@ def took_too_long(limit: str) -> InvalidInput:
         f"The chat template was still rendering this conversation after {limit}.",
         code="template_timeout",
         next_step="Look at the model's chat template; it may loop for ever.",
+        param="messages",
     )
 
 

@@ -81,7 +81,7 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         """Raises InvalidInput for an empty one, which would end every answer at once."""
         if not all(stops):
-            raise InvalidInput("A text that ends the answer ('stop') is empty.", code="invalid_stop")
+            raise InvalidInput("A text that ends the answer ('stop') is empty.", code="invalid_stop", param="stop")
         self._matcher = Matcher(stops)
         self._hit = False
 

@@ -25,12 +25,15 @@ def grammar_for_tools(tool_format: ToolFormat, tools: Sequence[Mapping[str, Any]
     functions = [tool["function"] for tool in tools if tool_choice in ("required", tool["function"]["name"])]
     if not functions:
         listed = ", ".join(repr(tool["function"]["name"]) for tool in tools) or "none"
-        raise InvalidInput(f"tool_choice asks for {tool_choice!r}; the tools are {listed}.", code="invalid_tool_choice")
+        raise InvalidInput(
+            f"tool_choice asks for {tool_choice!r}; the tools are {listed}.", code="invalid_tool_choice", param="tool_choice"
+        )
     if not tool_format:
         raise InvalidInput(
             "The chat template of this model writes no calls of tools that OpenMaaS can read.",
             code="tools_unsupported",
             next_step="Ask without 'tools', or with 'response_format' for an answer of a given form.",
+            param="tools",
         )
     definitions: dict[str, Any] = {}
     calls = [_call(function, _KEY[tool_format], place, definitions) for place, function in enumerate(functions)]
