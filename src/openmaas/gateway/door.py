@@ -67,7 +67,7 @@ class Exchange:
         self.door.refuse(
             self.request,
             DeadlineExceeded(
-                "The request's time was over before the model answered.",
+                "The request's time was over before its answer was whole.",
                 next_step="Allow it more time (X-Request-Timeout, seconds), or deploy with more --replicas.",
             ),
         )

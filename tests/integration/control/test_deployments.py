@@ -140,6 +140,17 @@ async def test_a_first_deploy_serves_when_all_its_replicas_are_ready(world: Worl
     assert world.history() == [(1, 3, "deploy", "ready")]
 
 
+async def test_gateways_are_told_when_a_deployment_first_was(world: World) -> None:
+    before = time.time()
+    world.deploy("digits:1")
+    world.tell("digits-1-0")
+    created = (await world.snapshot()).deployments[0].created
+    assert before <= created <= time.time()
+    world.deploy("digits:2")
+    world.tell("digits-2-0")
+    assert [one.created for one in (await world.snapshot()).deployments] == [created]
+
+
 async def test_another_version_takes_over_at_once_and_the_older_leaves(world: World) -> None:
     world.deploy("digits:1")
     world.tell("digits-1-0")
