@@ -8,7 +8,7 @@ from codecs import utf_8_decode
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from openmaas.core.errors import EngineFailed, InvalidInput
+from openmaas.core.errors import EngineFailed, InvalidInput, without_paths
 from openmaas.processing.generation.bounds import least_tokens, widest_token
 from openmaas.processing.generation.byte_level import ALPHABET
 
@@ -17,7 +17,7 @@ _ANCHOR: Final = "a"
 
 
 class TokenCodec:
-    """Threads may share one: nothing changes in it after its making.
+    """Threads may share one.
 
     Control tokens that stand in a text (`<|im_end|>`) become those tokens, whoever wrote them, as transformers and vLLM have
     it: a chat template writes its own that way, and a caller can write them into a message too.
@@ -44,6 +44,9 @@ class TokenCodec:
             (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=special)
         except TypeError:
             raise InvalidInput("The text holds half of a surrogate pair, which is no character.", code="invalid_data") from None
+        except Exception as error:
+            said = without_paths(" ".join(str(error).split()))[:300]
+            raise EngineFailed(f"The tokenizer fails on this text: {said}.", code="tokenizer_failed") from None
         ids: list[int] = encoding.ids
         return ids
 
@@ -59,7 +62,7 @@ class TokenCodec:
 
     def token(self, token_id: int) -> tuple[str, bytes]:
         """One token as it stands within a text, special ones too: for people, and its bytes, which may be half a character."""
-        data = self._decoder.piece(token_id)
+        data = self._pieces[token_id] or self._decoder.piece(token_id)
         return data.decode("utf-8", "replace"), data
 
     def stream(self, *, start: bool = False) -> TextStream:
@@ -68,7 +71,7 @@ class TokenCodec:
 
 
 class TextStream:
-    """Whole characters only: what is not a character yet waits for its other bytes. About half a microsecond a token."""
+    """Whole characters only: what is not a character yet waits for its other bytes. One or two microseconds a token."""
 
     def __init__(self, pieces: Mapping[int, bytes], start: _Decoder | None) -> None:
         self._pieces = pieces
@@ -103,14 +106,15 @@ class TextStream:
 
 
 class _Pieces(dict[int, bytes]):
-    """The bytes of each token that was ever asked for; none for hidden ones."""
+    """The bytes of each token that was ever asked for; none for hidden ones, and for ids that name no token."""
 
     def __init__(self, decoder: _Decoder, hidden: Collection[int]) -> None:
         super().__init__((number, b"") for number in hidden)
         self._decoder = decoder
 
     def __missing__(self, number: int) -> bytes:
-        data = self[number] = self._decoder.piece(number)
+        if data := self._decoder.piece(number):
+            self[number] = data
         return data
 
 

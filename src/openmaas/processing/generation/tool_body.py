@@ -13,10 +13,10 @@ from openmaas.core.generation import ToolCall, ToolFormat
 
 _WITHIN: Final = re.compile(r'["\n]|\\[\s\S]?')
 """What counts in a text of JSON: its end, an escape, and a line break, which none has."""
-_OUTSIDE: Final = re.compile(r"[^\s\d:,.+\-eEtrufalsn]")
+_OUTSIDE: Final = re.compile(r"[^ \t\r\n0-9:,.+\-eEtrufalsn]")
 """What counts elsewhere: all but blanks, numbers, true, false and null."""
-_FIRST_KEY: Final = re.compile(r'\{\s*"(name|parameters|arguments|type)"')
-_NO_KEY_YET: Final = re.compile(r'\{\s*("[a-z]{0,9})?')
+_FIRST_KEY: Final = re.compile(r'\{\s{0,64}"(name|parameters|arguments|type)"')
+_NO_KEY_YET: Final = re.compile(r'\{\s{0,64}("[a-z]{0,9})?')
 _NAMED: Final = re.compile(r"\s*([\w.\-]+)\s*(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*")
 _LONGEST_NAME: Final = 256
 _LETTERS: Final = string.ascii_letters + string.digits

@@ -68,7 +68,7 @@ class ToolCallReader:
             return ""
         if self._closing or self._bare:
             text, self._pending = self._pending + text, ""
-            begun = text.lstrip(_BETWEEN if self._called else None)
+            begun = text.lstrip(_BETWEEN if self._bare and self._called else None)
             closing = CLOSING[self._format] if self._closing else ""
             if closing.startswith(begun):
                 self._pending = text

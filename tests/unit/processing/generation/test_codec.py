@@ -125,6 +125,7 @@ def test_ids_that_name_no_token_are_nothing() -> None:
     codec = FAMILIES["byte level"]
     assert codec.decode([999_999, -1, 1 << 40]) == ""
     assert codec.token(999_999) == ("", b"")
+    assert 999_999 not in codec._pieces  # or callers could fill the memory with them
 
 
 def test_special_tokens_are_left_out_unless_they_are_shown() -> None:
@@ -151,6 +152,14 @@ def test_half_a_surrogate_pair_is_refused() -> None:
     with pytest.raises(InvalidInput, match="surrogate"):
         FAMILIES["byte level"].encode("a\ud800")
     assert FAMILIES["byte level"].least_tokens("a\ud800") == 1
+
+
+def test_what_the_library_says_of_a_text_is_an_error_of_ours() -> None:
+    from tokenizers import Tokenizer, models
+
+    codec = TokenCodec(Tokenizer(models.WordLevel({"a": 0}, "[UNK]")))
+    with pytest.raises(EngineFailed, match="UNK"):
+        codec.encode("b")
 
 
 def decoders_of(name: str) -> Any:

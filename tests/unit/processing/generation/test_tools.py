@@ -34,6 +34,7 @@ ANSWERS: list[tuple[ToolFormat, str, str, list[tuple[str, Any]]]] = [
      [("a", {"x": '</tool_call> " } {'})]),
     ("hermes", '<tool_call>{"name": "a", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [("a", {"x": 1})]),
     ("hermes", '<tool_call>{"name": "a"}', "", [("a", {})]),
+    ("hermes", '<tool_call>{"name": "a"} ;', " ;", [("a", {})]),
     ("llama3", '{"name": "look", "parameters": {"at": "roof"}}', "", [("look", {"at": "roof"})]),
     ("llama3", ' {"type": "function", "name": "a", "parameters": {}}; {"name": "b", "parameters": {"x": 1}}', "",
      [("a", {}), ("b", {"x": 1})]),
