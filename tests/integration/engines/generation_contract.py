@@ -152,10 +152,11 @@ class GenerationContract:
         together = run.all(*(self.request(prompt, max_tokens=6) for prompt in prompts))
         assert together == alone
 
-    def test_conversations_that_fork_do_not_mix(self, run: Run) -> None:
+    @pytest.mark.parametrize("length", [1, 3, 37, 64])
+    def test_conversations_that_fork_do_not_mix(self, run: Run, length: int) -> None:
         """Prompts that share a beginning, which ends anywhere in a cache's block, while it is in the cache or in use."""
-        stem = self.prompt(37, 2)
-        forks = [stem + self.prompt(length, length) for length in (1, 5, 11, 20, 27, 60)]
+        stem = self.prompt(length, 2)
+        forks = [stem + self.prompt(more, more) for more in (1, 2, 3, 5, 11, 20, 27, 60)]
         alone = [run.all(self.request(prompt, salt=f"alone {index}"))[0] for index, prompt in enumerate(forks)]
         run.all(self.request(stem, max_tokens=1))
         assert run.all(*(self.request(prompt) for prompt in forks)) == alone

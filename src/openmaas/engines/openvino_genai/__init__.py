@@ -34,12 +34,13 @@ _PATIENCE = 60.0  # seconds that a request waits for a grammar or a pipeline
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """EngineChoice.options. cache_mib: for what sequences remember, 0 for as much as 131,072 tokens or one context take, but a
-    quarter of the free memory at most. sequences: that run at a time. part: tokens of prompts that a step reads at most, 128
-    or more. prefix_cache: whether prompts share it. kv_cache: its precision, empty for u8."""
+    quarter of the free memory at most. sequences: that run at a time. part: tokens of a long prompt that a step reads, 64 or
+    more; prompts of up to twice as many are read at once. prefix_cache: whether prompts share it. kv_cache: its precision,
+    empty for u8."""
 
     cache_mib: int = 0
     sequences: int = 32
-    part: int = 128
+    part: int = 64
     prefix_cache: bool = True
     kv_cache: str = ""
 
@@ -104,7 +105,7 @@ class OpenVinoGenAiEngine(GenerationEngine):
         self._blocks = max(1, min(memory // (size * BLOCK), options.sequences * (generator.context // BLOCK + 1)))
         self._opened = PipelineOptions(
             threads=max(1, spec.threads),
-            step=self._part + options.sequences,
+            step=3 * self._part + options.sequences,
             precision=choice.precision,
             kv_precision=options.kv_cache,
         )
@@ -213,7 +214,7 @@ class OpenVinoGenAiEngine(GenerationEngine):
 
     @property
     def _part(self) -> int:
-        return max(4 * 32, self._options.part)
+        return max(2 * 32, self._options.part)
 
     def _open(self, cached: bool) -> Lane:
         from openmaas.engines.openvino_genai.disguise import Disguise
@@ -231,7 +232,7 @@ class OpenVinoGenAiEngine(GenerationEngine):
         answers(pipeline, [0] * 8, 2)  # so that the first caller does not pay for it
         self._tokenizer = self._tokenizer or pipeline.get_tokenizer()
         disguise = Disguise(vocabulary) if cached else None
-        return Lane(pipeline, blocks=self._blocks, slots=self._options.sequences, chunk=self._part, disguise=disguise)
+        return Lane(pipeline, blocks=self._blocks, slots=self._options.sequences, part=self._part, disguise=disguise)
 
 
 def _generator(manifest: Manifest) -> Generator:

@@ -5,9 +5,12 @@ A model's table of embeddings has `vocabulary` rows, and an index below zero cou
 answer (the engine checks that when it loads). Two blocks of a prompt carry bits:
 
 - the first block: the number of the salt, so that a prompt meets only what was cached under its own;
-- the last full block: the number of the request. GenAI 2026.4 shares blocks that are only partly filled, and lets two prompts
-  that go on differently from there write into the same one; it also files a block under all of its tokens before all of them
-  are computed. Both gave wrong answers without a word. From this block on, a request shares with nobody.
+- the last full block, with its last bit set: the number of the request. GenAI 2026.4 shares blocks that are only partly filled,
+  and lets two prompts that go on differently from there write into the same one; it also files a block under all of its
+  tokens before all of them are computed. Both gave wrong answers without a word. From this block on, a request shares with
+  nobody.
+
+A prompt of less than a block has its first bit set, and the others by chance: it may meet another such prompt.
 
 What it costs: the last 32 to 63 tokens of each prompt, and what was generated, are never found in the cache.
 """
@@ -24,7 +27,9 @@ from numpy.typing import NDArray
 BLOCK = 32
 """Tokens of a block of GenAI's cache on a CPU."""
 _SALTS = 10_000
-_PLACES = np.arange(1, BLOCK, dtype=np.int64)
+_PLACES = np.arange(BLOCK, dtype=np.int64)
+_TINY, _OWN = 1, 1 << (BLOCK - 1)
+_NUMBERS = 1 << (BLOCK - 2)
 
 
 class Disguise:
@@ -38,7 +43,7 @@ class Disguise:
         """A prompt that its salt's prompts share blocks with; of at least one block."""
         ids = np.asarray(prompt, dtype=np.int64)
         if len(ids) >= BLOCK:
-            ids[1:BLOCK] -= self._vocabulary * _bits(self._number(salt))
+            ids[:BLOCK] -= self._vocabulary * _bits(self._number(salt) << 1)
         return ids
 
     def own(self, salted: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -47,10 +52,11 @@ class Disguise:
         start = shared(len(ids))
         block = ids[start : start + BLOCK]
         block[block < 0] += self._vocabulary
-        # A block of a salt or of nobody's mark has its first token as it is.
-        number = next(self._request_numbers) if len(ids) >= BLOCK else random.getrandbits(31)
-        marks = np.concatenate([np.ones(1, np.int64), _bits(number)])
-        block -= self._vocabulary * marks[: len(block)]
+        if len(ids) < BLOCK:
+            mark = _TINY | random.getrandbits(BLOCK - 1) << 1
+        else:
+            mark = _OWN | next(self._request_numbers) % _NUMBERS << 1
+        block -= self._vocabulary * _bits(mark)[: len(block)]
         return ids
 
     def _number(self, salt: str) -> int:
@@ -68,4 +74,4 @@ def shared(length: int) -> int:
 
 
 def _bits(number: int) -> NDArray[np.int64]:
-    return (number >> (_PLACES - 1)) & 1
+    return (number >> _PLACES) & 1
