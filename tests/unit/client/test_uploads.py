@@ -179,7 +179,7 @@ def test_a_sample_may_be_a_text(folder: Path) -> None:
     _client(control).push(folder, sample="Ein Text\nvon zwei Zeilen")
     assert control.wanted is not None
     assert control.wanted.sample == "sample.txt"
-    assert "Ein Text\nvon zwei Zeilen".encode() in control.stored.values()
+    assert b"Ein Text\nvon zwei Zeilen" in control.stored.values()
 
 
 def test_an_empty_file_is_nothing_to_send(tmp_path: Path) -> None:

@@ -252,12 +252,12 @@ def test_a_vocabulary_is_told() -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"[" * 100_000, "cannot be loaded"),
-        (b'{"model": ' * 50_000, "cannot be loaded"),
-        (b"not JSON", "cannot be loaded"),
-        (b"\xff\xfe", "cannot be loaded"),
+        (b"[" * 100_000, "cannot be used"),
+        (b'{"model": ' * 50_000, "cannot be used"),
+        (b"not JSON", "cannot be used"),
+        (b"\xff\xfe", "cannot be used"),
         (json.dumps(TOKENIZER | {"model": {"type": "BPE", "vocab": {}, "merges": []}}).encode(), "has 0 tokens"),
-        (json.dumps(TOKENIZER | {"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}).encode(), "cannot be loaded"),
+        (json.dumps(TOKENIZER | {"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}).encode(), "cannot be used"),
     ],
 )
 def test_tokenizers_that_are_none(tmp_path: Path, content: bytes, why: str) -> None:

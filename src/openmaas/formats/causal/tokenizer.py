@@ -38,17 +38,16 @@ class Tokenizer(NamedTuple):
 def take_tokenizer(task: Task, folder: Path) -> Tokenizer:
     """The folder's tokenizer.json; a new one where transformers reads the folder otherwise. Raises InvalidInput or Refused."""
     own = keep_tokenizer(task, folder)
-    notes = []
     try:
         theirs = _as_transformers(folder)
+        alike = theirs is None or _read_alike(own.loaded, theirs)
     except OpenMaaSError as error:
-        notes.append(error.message)
-        theirs = None
-    if theirs is None or _alike(own.loaded, theirs):
-        return own._replace(notes=tuple(notes))
-    notes.append("transformers reads the tokenizer's files otherwise than its tokenizer.json alone; its reading serves.")
+        return own._replace(notes=(f"Its tokenizer.json serves. transformers cannot read the tokenizer: {error.message}",))
+    if alike:
+        return own
     path = write_tokenizer(task, theirs)
-    return Tokenizer(path, True, open_tokenizer(task.output / path), tuple(notes))
+    note = "transformers reads the tokenizer's files otherwise than its tokenizer.json alone; its reading serves."
+    return Tokenizer(path, True, open_tokenizer(task.output / path), (note,))
 
 
 def keep_tokenizer(task: Task, folder: Path) -> Tokenizer:
@@ -72,35 +71,19 @@ def open_tokenizer(path: Path) -> Any:
     """A tokenizers.Tokenizer that the serving side can use and that ends in time. Raises InvalidInput or Refused."""
     if path.stat().st_size > MAX_BYTES:
         raise Refused(f"{path.name!r} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read.", code="damaged")
-    loaded = _load(path)
-    count = loaded.get_vocab_size(with_added_tokens=True)
-    if not 0 < count <= MAX_TOKENS:
-        raise Refused(f"The tokenizer has {count} tokens; 1 to {MAX_TOKENS} are served.", code="damaged")
-    if not _ends_in_time(lambda: loaded.encode_batch_fast(list(_HARD))):
-        raise Refused(
-            f"The tokenizer takes longer than {_SECONDS:g} s for texts of 20000 characters.",
-            code="unsupported_tokenizer",
-            next_step="Look for a pattern in its 'pre_tokenizer' that goes back and forth.",
-        )
-    return loaded
-
-
-def _load(path: Path) -> Any:
     try:
-        loaded = load_tokenizer(path)
-        TokenCodec(load_tokenizer(path))
-    except MemoryError:
-        raise
+        loaded = _guarded(lambda: load_tokenizer(path))
+        count = loaded.get_vocab_size(with_added_tokens=True)
+        if not 0 < count <= MAX_TOKENS:
+            raise Refused(f"The tokenizer has {count} tokens; 1 to {MAX_TOKENS} are served.", code="damaged")
+        _guarded(lambda: TokenCodec(load_tokenizer(path)))
+        if not _ends_in_time(lambda: loaded.encode_batch_fast(list(_HARD))):
+            raise _too_slow()
+        _ids(loaded)
     except OpenMaaSError as error:
-        if error.code == "library_missing":
+        if isinstance(error, Refused) or error.code == "library_missing":
             raise
-        raise InvalidInput(error.message, code="invalid_tokenizer", next_step=_HOW) from None
-    except BaseException as error:  # a panic in the library's Rust is no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        raise InvalidInput(
-            f"The tokenizer cannot be loaded: {reason(error)}", code="invalid_tokenizer", next_step=_HOW
-        ) from None
+        raise InvalidInput(f"The tokenizer cannot be used: {error.message}", code="invalid_tokenizer", next_step=_HOW) from None
     return loaded
 
 
@@ -113,29 +96,46 @@ def _missing(folder: Path) -> InvalidInput:
     return InvalidInput(f"The folder has no {TOKENIZER}.{beside}", code="invalid_tokenizer", next_step=_HOW)
 
 
+def _too_slow() -> Refused:
+    return Refused(
+        f"The tokenizer takes longer than {_SECONDS:g} s for texts of 20000 characters.",
+        code="unsupported_tokenizer",
+        next_step="Look for a pattern in its 'pre_tokenizer' that goes back and forth.",
+    )
+
+
+def _guarded(work: Callable[[], Any]) -> Any:
+    """What it gives. Raises OpenMaaSError with a library's words; a panic in its Rust is no Exception."""
+    try:
+        return work()
+    except (MemoryError, KeyboardInterrupt, SystemExit, OpenMaaSError):
+        raise
+    except BaseException as error:
+        raise OpenMaaSError(reason(error)) from None
+
+
 def _as_transformers(folder: Path) -> Any | None:
     """As AutoTokenizer has it, None where transformers is not installed. Raises OpenMaaSError where it cannot load it."""
     if find_spec("transformers") is None:
         return None
     transformers = library()
-    try:
-        with quietly():
-            found = transformers.AutoTokenizer.from_pretrained(
+    with quietly():
+        found = _guarded(
+            lambda: transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, use_fast=True
             )
-    except MemoryError:
-        raise
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        raise OpenMaaSError(f"transformers cannot load the tokenizer; its tokenizer.json serves: {reason(error)}") from None
+        )
     return getattr(found, "backend_tokenizer", None)
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _read_alike(one: Any, other: Any) -> bool:
     """Whether both give the same ids for texts of many kinds, and know the same tokens."""
-    ids = [[encoding.ids for encoding in each.encode_batch_fast(list(_TEXTS))] for each in (one, other)]
-    return ids[0] == ids[1] and one.get_vocab(True) == other.get_vocab(True)
+    return bool(_ids(one) == _ids(other) and one.get_vocab(True) == other.get_vocab(True))
+
+
+def _ids(tokenizer: Any) -> list[list[int]]:
+    """Of each of these texts. Raises OpenMaaSError where one has none."""
+    return _guarded(lambda: [encoding.ids for encoding in tokenizer.encode_batch_fast(list(_TEXTS))])  # type: ignore[no-any-return]
 
 
 def _ends_in_time(work: Callable[[], object]) -> bool:
