@@ -16,7 +16,7 @@ PANELS: dict[str, dict[str, str]] = {
         "pull": "models", "convert": "conversions", "parity": "conversions", "measure": "measurements",
     },
     _("Serving"): {
-        "deploy": "deployments", "predict": "predictions", "ps": "processes", "logs": "logs", "top": "top",
+        "deploy": "deployments", "predict": "predictions", "chat": "chat", "ps": "processes", "logs": "logs", "top": "top",
         "rollback": "deployments", "undeploy": "deployments",
     },
     _("Jobs"): {"jobs": "jobs"},

@@ -4,6 +4,7 @@
     client.push(estimator, name="digits", sample=X)
     client.deploy("digits")
     client.predict("digits", X[:3])["label"]         # numpy arrays by output name
+    client.chat("writer", "Hello").text              # of a deployment that generates text
 
     async with openmaas.AsyncClient() as client:
         await client.predict("digits", X[:3])
@@ -22,6 +23,7 @@ from openmaas.client.asynchronous import AsyncTransport
 from openmaas.client.conversions import Conversions
 from openmaas.client.deployments import DeployFailed, Deployments, Logs
 from openmaas.client.driver import Asynchronous, AsyncPages, Blocking, Pages, Sends, SendsBlocking
+from openmaas.client.generation import AsyncChatStream, ChatAnswer, ChatStream, Generation
 from openmaas.client.jobs import JobFailed, Jobs
 from openmaas.client.predictions import Predictions
 from openmaas.client.registry import Registry
@@ -29,12 +31,12 @@ from openmaas.client.server import Server, find_server, home_path, read_run_file
 from openmaas.client.uploads import Progress, Uploads
 
 __all__ = [
-    "AsyncClient", "AsyncPages", "Client", "DeployFailed", "JobFailed", "Logs", "Pages", "Progress", "Server", "find_server",
-    "home_path", "read_run_file",
+    "AsyncChatStream", "AsyncClient", "AsyncPages", "ChatAnswer", "ChatStream", "Client", "DeployFailed", "JobFailed", "Logs",
+    "Pages", "Progress", "Server", "find_server", "home_path", "read_run_file",
 ]  # fmt: skip
 
 
-class Client(Blocking, Registry, Uploads, Deployments, Jobs, Conversions, Predictions, Administration):
+class Client(Blocking, Registry, Uploads, Deployments, Jobs, Conversions, Predictions, Generation, Administration):
     """Speaks to one server, blocking. Threads may share a client.
 
     url, gateway_url: of control and of the gateway (OPENMAAS_URL, OPENMAAS_GATEWAY_URL). api_key: OPENMAAS_API_KEY.
@@ -72,7 +74,7 @@ class Client(Blocking, Registry, Uploads, Deployments, Jobs, Conversions, Predic
         self.close()
 
 
-class AsyncClient(Asynchronous, Registry, Uploads, Deployments, Jobs, Conversions, Predictions, Administration):
+class AsyncClient(Asynchronous, Registry, Uploads, Deployments, Jobs, Conversions, Predictions, Generation, Administration):
     """Speaks to one server from an event loop; the methods and arguments of Client, awaited."""
 
     def __init__(

@@ -14,8 +14,16 @@ from openmaas.core.errors import DeadlineExceeded, OpenMaaSError, Unavailable, W
 T = TypeVar("T")
 
 
+class _OpenAI(msgspec.Struct):
+    """How the routes under /v1 tell an error."""
+
+    message: str
+    code: str | None = None
+    request_id: str | None = None
+
+
 class _Body(msgspec.Struct):
-    error: str
+    error: str | _OpenAI
     code: str = "internal"
     next_step: str | None = None
     request_id: str | None = None
@@ -48,14 +56,15 @@ def check(response: Response) -> None:
     except msgspec.MsgspecError:
         text = response.body[:200].decode("utf-8", "replace").strip()
         body = _Body(error=f"The server answered HTTP {response.status}" + (f": {text}" if text else "."))
+    told = body.error if isinstance(body.error, _OpenAI) else _OpenAI(body.error, body.code, body.request_id)
     raise OpenMaaSError.from_wire(
         WireError(
-            error=body.error,
-            code=body.code,
+            error=told.message,
+            code=told.code or "internal",
             status=response.status,
             next_step=body.next_step,
             retry_after=_seconds(response.headers.get("retry-after")),
-            request_id=body.request_id or response.headers.get("x-request-id"),
+            request_id=told.request_id or response.headers.get("x-request-id"),
         )
     )
 

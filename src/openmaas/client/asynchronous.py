@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
-from openmaas.client.answers import wrap_failure
+from openmaas.client.answers import check, wrap_failure
 from openmaas.client.server import Server
 from openmaas.client.steps import Request, Response
 
@@ -26,11 +27,10 @@ class AsyncTransport:
         import httpx
 
         client = self._client = self._client or self._connect()
-        url = self._server.control_url if request.door == "control" else self._server.gateway_url
         try:
             async with client.stream(
                 request.method,
-                url + request.target,
+                self._url(request),
                 content=request.body,
                 headers=dict(request.headers),
                 timeout=request.timeout,
@@ -40,10 +40,35 @@ class AsyncTransport:
             raise wrap_failure(error, request, self._server) from error
         return Response(answer.status_code, dict(answer.headers), body)
 
+    async def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """The body of a good answer as it comes; who stops reading closes the connection. Raises the error that another answer
+        tells, and what `send` raises."""
+        import httpx
+
+        client = self._client = self._client or self._connect()
+        try:
+            async with client.stream(
+                request.method,
+                self._url(request),
+                content=request.body,
+                headers=dict(request.headers),
+                timeout=request.timeout,
+            ) as answer:
+                if answer.status_code >= 300:
+                    check(Response(answer.status_code, dict(answer.headers), await answer.aread()))
+                async for piece in answer.aiter_bytes():
+                    yield piece
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise wrap_failure(error, request, self._server) from error
+
     async def close(self) -> None:
         if self._client is not None:
             await self._client.aclose()
             self._client = None
+
+    def _url(self, request: Request) -> str:
+        base = self._server.control_url if request.door == "control" else self._server.gateway_url
+        return base + request.target
 
     def _connect(self) -> httpx.AsyncClient:
         import httpx

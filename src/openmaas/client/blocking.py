@@ -8,10 +8,11 @@ from __future__ import annotations
 import select
 import ssl
 from collections import deque
+from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from urllib.parse import urlsplit
 
-from openmaas.client.answers import wrap_failure
+from openmaas.client.answers import check, wrap_failure
 from openmaas.client.server import Server
 from openmaas.client.steps import Door, Request, Response
 
@@ -43,6 +44,27 @@ class BlockingTransport:
         if not answer.will_close:
             self._idle[request.door].append(connection)
         return response
+
+    def stream(self, request: Request) -> Iterator[bytes]:
+        """The body of a good answer as it comes; who stops reading closes the connection. Raises the error that another answer
+        tells, and what `send` raises."""
+        try:
+            connection, kept = self._connection(request), False
+            try:
+                connection.request(request.method, self._path(request), request.body or None, self._headers(request))
+                answer = connection.getresponse()
+                if answer.status >= 300:
+                    check(Response(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()))
+                while piece := answer.read1(_PIECE):
+                    yield piece
+                kept = not answer.will_close
+            finally:
+                if kept:
+                    self._idle[request.door].append(connection)
+                else:
+                    connection.close()
+        except (OSError, HTTPException, ValueError) as error:
+            raise wrap_failure(error, request, self._server) from error
 
     def close(self) -> None:
         for idle in self._idle.values():

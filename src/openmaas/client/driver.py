@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from openmaas.client.answers import fetch
@@ -35,11 +35,13 @@ class Session:
 
 class SendsBlocking(Protocol):
     def send(self, request: Request) -> Response: ...
+    def stream(self, request: Request) -> Iterator[bytes]: ...
     def close(self) -> None: ...
 
 
 class Sends(Protocol):
     async def send(self, request: Request) -> Response: ...
+    def stream(self, request: Request) -> AsyncGenerator[bytes, None]: ...
     async def close(self) -> None: ...
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import msgspec
 
+from openmaas.client.answers import check
 from openmaas.client.steps import Request, Response
 
 Answer = Callable[[Request], Response]
@@ -31,6 +32,12 @@ class FakeTransport:
         self.seen.append(request)
         return self._answer(request)
 
+    def stream(self, request: Request) -> Iterator[bytes]:
+        """The answer's body, ten bytes at a time."""
+        response = self.send(request)
+        check(response)
+        yield from (response.body[start : start + 10] for start in range(0, len(response.body), 10))
+
     def close(self) -> None: ...
 
 
@@ -43,5 +50,9 @@ class FakeAsyncTransport:
 
     async def send(self, request: Request) -> Response:
         return self._blocking.send(request)
+
+    async def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        for piece in self._blocking.stream(request):
+            yield piece
 
     async def close(self) -> None: ...
