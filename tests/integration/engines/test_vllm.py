@@ -30,9 +30,7 @@ def loaded(folder: Path) -> VllmEngine:
     config = config_of(folder)
     generator = Generator(context=512, vocabulary=int(str(config["vocab_size"])), end=(2,), tokenizer="tokenizer.json")
     signature = Signature(inputs=(), outputs=())
-    manifest = Manifest(
-        format="causal", engine="vllm", entry="config.json", signature=signature, files=(), generator=generator
-    )
+    manifest = Manifest(format="causal", engine="vllm", entry="config.json", signature=signature, files=(), generator=generator)
     options = {"eager": True, "sequences": 32, "memory": 0.3}
     choice = EngineChoice(
         engine="vllm", artifact=Artifact(kind="causal", entry="config.json"), precision="f32", options=options

@@ -29,8 +29,8 @@ _DTYPES = {"": "auto", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """EngineChoice.options. memory: share of each GPU's memory that vLLM takes. cache_mib: for what sequences remember, 0 for
-    all that `memory` leaves. sequences: that run at a time, 0 for vLLM's own number. gpus: that share each layer. eager: without
-    compiling and CUDA graphs."""
+    all that `memory` leaves. sequences: that run at a time, 0 for vLLM's own number. gpus: that share each layer.
+    eager: without compiling and CUDA graphs."""
 
     memory: float = 0.9
     cache_mib: int = 0

@@ -16,7 +16,7 @@ def sampling_params(request: GenerationRequest) -> Any:
 
     sampling = request.sampling
     return SamplingParams(
-        seed=sampling.seed,
+        seed=_seed(sampling.seed),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
@@ -32,6 +32,12 @@ def sampling_params(request: GenerationRequest) -> Any:
         output_kind=RequestOutputKind.DELTA,
         structured_outputs=None if sampling.grammar is None else _structure(sampling.grammar),
     )
+
+
+def _seed(seed: int) -> int:
+    """One of 32 bits: torch's generator for the CPU reads no more, and would take seeds that differ beyond for the same."""
+    seed %= 2**64
+    return (seed ^ (seed >> 32) * 0x9E3779B9) % 2**32
 
 
 def _structure(grammar: Grammar) -> Any:
