@@ -25,6 +25,9 @@ class Registry:
         self.folder = folder
         self.versions: dict[str, tuple[Manifest, Path]] = {}
         self.parents: dict[str, str | None] = {}
+        self.recipes: dict[str, str] = {}
+        self.measurements: dict[str, dict[str, Any]] = {}
+        """By reference, as control keeps them of jobs that succeeded."""
 
     def add(self, model: str, files: Path, **more: Any) -> str:
         """Register a folder; the reference of the new version."""
@@ -45,12 +48,25 @@ class Registry:
     def show(self, reference: str) -> Any:
         if reference not in self.versions:
             raise NotFound(f"There is no {reference}.")
-        return SimpleNamespace(parent=self.parents[reference])
+        model, _, number = reference.partition(":")
+        return SimpleNamespace(
+            model=model,
+            number=int(number),
+            parent=self.parents[reference],
+            recipe=self.recipes.get(reference),
+            manifest=msgspec.to_builtins(self.versions[reference][0]),
+            measurement=self.measurements.get(reference),
+        )
 
-    def push(self, path: Path, *, name: str, sample: Path, parity: Any, parent: str, recipe: str) -> Any:
+    def versions_of(self, model: str) -> list[Any]:
+        return [self.show(reference) for reference in self.versions if reference.partition(":")[0] == model]
+
+    def push(self, path: Path, *, name: str, sample: Path | None, parity: Any, parent: str, recipe: str) -> Any:
         kept = self.folder / f"{name}-{len(self.versions) + 1}"
         path.rename(kept)
-        reference = self.add(name, kept, sample=sample.name, parity=msgspec.convert(parity, Parity), parent=parent)
+        given = sample.name if sample is not None else None
+        reference = self.add(name, kept, sample=given, parity=msgspec.convert(parity, Parity), parent=parent)
+        self.recipes[reference] = recipe
         number = int(reference.partition(":")[2])
         return SimpleNamespace(version=SimpleNamespace(model=name, number=number), created=True)
 
@@ -74,7 +90,8 @@ class FakeJob:
         self.arguments = arguments
         self.scratch = scratch
         self.settings = Settings()
-        self.client: Any = registry
+        self.registry = registry
+        self.client: Any = SimpleNamespace(show=registry.show, push=registry.push, versions=registry.versions_of)
         self.lines: list[str] = []
         self.stages: list[str] = []
 
@@ -86,8 +103,7 @@ class FakeJob:
 
     def files(self, reference: str) -> tuple[Manifest, Path]:
         self.client.show(reference)
-        found: tuple[Manifest, Path] = self.client.versions[reference]
-        return found
+        return self.registry.versions[reference]
 
     def environment(self, name: str) -> Path:
         raise AssertionError(f"no converter here needs the environment {name}")
