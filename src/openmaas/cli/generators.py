@@ -81,7 +81,7 @@ def _table(measurement: Measurement, best: Tried | None) -> Any:
     from openmaas.cli.console import Styled, Table
     from openmaas.cli.units import size
 
-    numbers = [_("TOKENS/S OF {n}").format(n=streams) for streams in _STREAMS]
+    numbers = [_("TOKENS/S AT {n}").format(n=streams) for streams in _STREAMS]
     numbers += [_("PERPLEXITY"), _("COSINE"), _("TOP-1"), _("SIZE"), _("MEMORY")]
     made = Table("", _("WEIGHTS"), _("ENGINE"), *numbers, _("VERDICT"), right=numbers)
     for one in measurement.tried:

@@ -91,9 +91,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=0.9, lt=1, description="Least cosine of each row to full precision with which less may be chosen."),
     ] = 0.9999
     convert_timeout: Annotated[Seconds, Meta(description="Seconds that converting a text generator may take.")] = 7200.0
-    bf16_cosine: Annotated[Cosine, Meta(description="Least cosine of the logits of bf16 weights to their source's.")] = 0.999
-    int8_cosine: Annotated[Cosine, Meta(description="Least cosine of the logits of int8 weights to their source's.")] = 0.98
-    int4_cosine: Annotated[Cosine, Meta(description="Least cosine of the logits of int4 weights to their source's.")] = 0.85
+    bf16_cosine: Annotated[Cosine, Meta(description="Least cosine of the logits of bf16 weights to their source's.")] = 0.99
+    int8_cosine: Annotated[Cosine, Meta(description="Least cosine of the logits of int8 weights to their source's.")] = 0.97
+    int4_cosine: Annotated[Cosine, Meta(description="Least cosine of the logits of int4 weights to their source's.")] = 0.8
     bf16_perplexity: Annotated[Rise, Meta(description="Share by which bf16 weights may raise the source's perplexity.")] = 0.01
     int8_perplexity: Annotated[Rise, Meta(description="Share by which int8 weights may raise the source's perplexity.")] = 0.03
     int4_perplexity: Annotated[Rise, Meta(description="Share by which int4 weights may raise the source's perplexity.")] = 0.15

@@ -237,7 +237,7 @@ class _Field:
 
     def _measured(self, choice: EngineChoice, passages: Passages) -> Measurement:
         for one in self._fitting:
-            told = ", ".join(f"{statistics.median(rates):.1f} tokens/s of {streams}" for streams, rates in one.rates.items())
+            told = ", ".join(f"{statistics.median(rates):.1f} tokens/s at {streams}" for streams, rates in one.rates.items())
             self._job.log(f"{one.weights}: {told}")
         return Measurement(
             processor=processor(),

@@ -57,9 +57,9 @@ def test_one_bad_row_is_too_many(held: Any) -> None:
     broken = [logits.copy() for logits in SOURCE]
     broken[1][2] = broken[1][2][::-1]
     found = held(broken)
-    assert found.comparison.cosine < 0.98
+    assert found.comparison.cosine < 0.97
     assert found.comparison.top1 == pytest.approx(6 / 7)
-    assert "int8 weights must reach 0.98 (OPENMAAS_INT8_COSINE)" in found.reason
+    assert "int8 weights must reach 0.97 (OPENMAAS_INT8_COSINE)" in found.reason
     assert held(broken, int8_cosine=0.0, int8_perplexity=10.0).reason is None
 
 
