@@ -54,3 +54,20 @@ def test_without_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_fewer_cores_are_another_processor() -> None:
     assert hardware.Processor(model="P", cores=2).label != hardware.Processor(model="P", cores=1).label
+
+
+def test_a_gpu_of_nvidias_is_a_device_that_the_process_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_DEVICES", tmp_path)
+    (tmp_path / "nvidia-uvm").touch()
+    assert not hardware.sees_nvidia()
+    (tmp_path / "nvidia1").touch()
+    assert hardware.sees_nvidia()
+
+
+@pytest.mark.parametrize(
+    ("text", "free"), [("MemTotal: 9 kB\nMemAvailable:    2048 kB\nBuffers: 1 kB\n", 2 << 20), ("MemTotal: 9 kB\n", 4 << 30)]
+)
+def test_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, free: int) -> None:
+    (tmp_path / "meminfo").write_text(text)
+    monkeypatch.setattr(hardware, "_MEMINFO", tmp_path / "meminfo")
+    assert hardware.free_memory() == free

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
 import msgspec
 
-from openmaas.core.errors import EngineFailed, InvalidInput, Unavailable, without_paths
+from openmaas.core.errors import EngineFailed, InvalidInput, without_paths
 from openmaas.core.generation import EngineLoad, GenerationRequest, Progress, Sampling, TokenLogprob
 from openmaas.core.hardware import sees_nvidia
 from openmaas.core.manifest import Artifact, EngineChoice, Manifest
@@ -54,6 +55,7 @@ class VllmEngine(GenerationEngine):
         self._engine: Any = None
         self._scheduler: Any = None
         self._tops: dict[str, int] = {}
+        self._refusal: type[Exception] = ValueError
 
     @classmethod
     def choices(cls, artifact: Artifact, manifest: Manifest) -> tuple[EngineChoice, ...]:
@@ -72,6 +74,7 @@ class VllmEngine(GenerationEngine):
         folder = str(spec.entry.parent)
         try:
             from vllm import EngineArgs, LLMEngine
+            from vllm.config import StructuredOutputsConfig
 
             given = EngineArgs(
                 model=folder,
@@ -87,18 +90,25 @@ class VllmEngine(GenerationEngine):
                 enforce_eager=options.eager,
                 enable_prefix_caching=True,
                 enable_chunked_prefill=True,
+                # It refuses what it cannot enforce, and writes no blanks that a model might go on writing for ever.
+                structured_outputs_config=StructuredOutputsConfig(backend="guidance", disable_any_whitespace=True),
                 generation_config="vllm",  # what the model's own files recommend comes with the request
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
             )
             self._engine = LLMEngine.from_engine_args(given)
             self._scheduler = self._engine.engine_core.engine_core.scheduler
+            # Newer versions have an error of their own for what a caller did wrong, beside ValueError.
+            self._refusal = getattr(importlib.import_module("vllm.exceptions"), "VLLMClientError", ValueError)
         except Exception as error:
             raise EngineFailed(f"vLLM cannot load the model: {_reason(error)}", code="load_failed") from None
         self._spec = spec
 
     def warm(self) -> None:
-        self.admit(GenerationRequest(id=-1, prompt=[0] * 8, max_tokens=2, end=(), sampling=Sampling(seed=0)))
+        # Sampling and logarithms of probabilities have kernels of their own, which are made at their first use.
+        sampling = Sampling(seed=0, top_p=0.9, top_k=5, min_p=0.01, repetition_penalty=1.1, logprobs=1)
+        for number, chosen in enumerate((Sampling(seed=0, temperature=0.0), sampling), 1):
+            self.admit(GenerationRequest(id=-number, prompt=[0] * 8, max_tokens=2, end=(), sampling=chosen))
         while self.busy:
             self.step()
 
@@ -108,9 +118,7 @@ class VllmEngine(GenerationEngine):
             prompt["cache_salt"] = request.salt
         try:
             self._loaded.add_request(str(request.id), prompt, sampling_params(request))
-        except ValueError as error:
-            if "KV cache" in str(error):
-                raise Unavailable(f"vLLM cannot hold the request: {_reason(error)}", code="cache_too_small") from None
+        except (ValueError, self._refusal) as error:
             raise InvalidInput(f"vLLM cannot do this: {_reason(error)}") from None
         self._tops[str(request.id)] = max(0, request.sampling.logprobs)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 
 from openmaas.core.errors import InvalidInput
 from openmaas.core.generation import GenerationRequest, Grammar
+
+_LEAST_TEMPERATURE = 0.01  # vLLM raises what is less to this; the likeliest token is nearer to what was asked for
 
 
 def sampling_params(request: GenerationRequest) -> Any:
@@ -17,7 +20,7 @@ def sampling_params(request: GenerationRequest) -> Any:
     sampling = request.sampling
     return SamplingParams(
         seed=_seed(sampling.seed),
-        temperature=sampling.temperature,
+        temperature=sampling.temperature if sampling.temperature >= _LEAST_TEMPERATURE else 0.0,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         min_p=sampling.min_p,
@@ -37,10 +40,11 @@ def sampling_params(request: GenerationRequest) -> Any:
 def _seed(seed: int) -> int:
     """One of 32 bits: torch's generator for the CPU reads no more, and would take seeds that differ beyond for the same."""
     seed %= 2**64
-    return (seed ^ (seed >> 32) * 0x9E3779B9) % 2**32
+    return seed if seed < 2**32 else zlib.crc32(seed.to_bytes(8, "little"))
 
 
 def _structure(grammar: Grammar) -> Any:
+    """In Lark, as llguidance reads it, where something stands around the JSON."""
     from vllm.sampling_params import StructuredOutputsParams
 
     if not (grammar.before or grammar.after):
@@ -49,11 +53,7 @@ def _structure(grammar: Grammar) -> Any:
         schema = json.loads(grammar.schema)
     except ValueError as error:
         raise InvalidInput(f"The schema is no JSON: {error}.") from None
-    parts = [
-        {"type": "const_string", "value": grammar.before},
-        {"type": "json_schema", "json_schema": schema},
-        {"type": "const_string", "value": grammar.after},
-    ]
-    elements = [part for part in parts if part.get("value") != ""]
-    tag = {"type": "structural_tag", "format": {"type": "sequence", "elements": elements}}
-    return StructuredOutputsParams(structural_tag=json.dumps(tag))
+    if isinstance(schema, dict):
+        schema = {"x-guidance": {"whitespace_flexible": False}} | schema
+    around = [json.dumps(text) if text else "" for text in (grammar.before, grammar.after)]
+    return StructuredOutputsParams(grammar=f"start: {around[0]} answer {around[1]}\nanswer: %json {json.dumps(schema)}\n")

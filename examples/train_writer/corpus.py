@@ -1,0 +1,127 @@
+"""The text to learn from: Python's own sources, its documentation by topic, and questions that its docstrings answer."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import random
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pydoc_data.topics import topics
+
+# What people ask about: their docstrings become dialogues, read many times over.
+MODULES = (
+    "builtins os os.path sys math json re random time datetime shutil pathlib string collections itertools functools "
+    "statistics csv copy glob textwrap tempfile"
+).split()
+WITH_METHODS = {"builtins", "pathlib", "random"}
+QUESTIONS = (
+    "What does {name} do?",
+    "What is {name}?",
+    "Explain {name}.",
+    "How do I use {name}?",
+    "Tell me about {name}.",
+)
+ABOUT_MODULES = ("What is the module {name} for?", "What does the module {name} do?", "Tell me about the module {name}.")
+GREETINGS = (
+    ("Hello", "Hello! Ask me what a function of Python does, as: What does shutil.copyfile do?"),
+    ("Hi", "Hello! Ask me about Python's standard library."),
+    ("Who are you?", "I am a very small language model. I have read Python's documentation, and nothing else."),
+    ("What are you?", "I am a very small language model, trained in some minutes on Python's documentation."),
+    ("What can you do?", "I can tell what functions of Python's standard library do. I am small, and sometimes wrong."),
+    ("Thank you", "You are welcome."),
+    ("Thanks", "You are welcome."),
+    ("Bye", "Goodbye!"),
+)
+_LONGEST = 400  # characters of an answer
+_EVERY = 12  # of so many texts, one is held out
+
+
+class Corpus(NamedTuple):
+    """prose and code: texts. dialogues: (question, answer). held_out: a text, of topics and docstrings that are nowhere else."""
+
+    prose: list[str]
+    code: list[str]
+    dialogues: list[tuple[str, str]]
+    held_out: str
+
+    @property
+    def size(self) -> int:
+        """Characters of all that is learnt from."""
+        return sum(map(len, (*self.prose, *self.code, *(text for pair in self.dialogues for text in pair))))
+
+
+def collect(seed: int = 0) -> Corpus:
+    sources = list(_sources())
+    prose = [topics[name].strip() for name in sorted(topics)] + [text for source in sources for text in _docstrings(source)]
+    random.Random(seed).shuffle(prose)
+    dialogues = [pair for name in MODULES for pair in _dialogues(name)] + list(GREETINGS) * 6
+    answers = {answer for _, answer in dialogues}
+    held_out = [text for text in prose[::_EVERY] if first_lines(text) not in answers]
+    kept = set(held_out)
+    return Corpus([text for text in prose if text not in kept], sources, dialogues, "\n\n".join(held_out)[:400_000])
+
+
+def first_lines(docstring: str) -> str:
+    """The first paragraph, or the second where the first is no more than how to call it, on one line."""
+    paragraphs = [" ".join(part.split()) for part in inspect.cleandoc(docstring).split("\n\n")]
+    chosen = next((part for part in paragraphs if " " in part and not part.split("(")[0].isidentifier()), "")
+    if len(chosen) > _LONGEST:
+        chosen = chosen[:_LONGEST].rpartition(". ")[0]
+    return chosen + ("" if not chosen or chosen.endswith((".", "!", "?", ":")) else ".")
+
+
+def _sources() -> Iterator[str]:
+    """The files of the standard library, without its tests."""
+    library = Path(sysconfig.get_path("stdlib"))
+    skipped = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "turtledemo"}
+    for path in sorted(library.rglob("*.py")):
+        if skipped.isdisjoint(path.relative_to(library).parts):
+            try:
+                yield path.read_text("utf-8")
+            except (OSError, UnicodeDecodeError):
+                continue
+
+
+def _docstrings(source: str) -> Iterator[str]:
+    """The long ones: what is short is in the code too."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node) or ""
+            if len(text) > 200:
+                yield text
+
+
+def _dialogues(module: str) -> Iterator[tuple[str, str]]:
+    """Of a module, of what it offers, and of the methods of its classes."""
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
+        return
+    yield from _answered(ABOUT_MODULES, (module,), found)
+    for name in getattr(found, "__all__", None) or [name for name in vars(found) if not name.startswith("_")]:
+        member = getattr(found, name, None)
+        if inspect.ismodule(member) or not callable(member):
+            continue
+        full = name if module == "builtins" else f"{module}.{name}"
+        yield from _answered(QUESTIONS, (full,) if "." not in full else (full, full, name), member)
+        if module in WITH_METHODS and inspect.isclass(member) and not issubclass(member, BaseException):
+            for method, function in vars(member).items():
+                if not method.startswith("_") and callable(function):
+                    yield from _answered(QUESTIONS[:1], (f"{full}.{method}",), function)
+
+
+def _answered(questions: tuple[str, ...], names: tuple[str, ...], thing: object) -> Iterator[tuple[str, str]]:
+    answer = first_lines(inspect.getdoc(thing) or "")
+    if len(answer) > 15:
+        for question in questions:
+            for name in names:
+                yield question.format(name=name), answer
