@@ -9,15 +9,14 @@ import random
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
-
 from pydoc_data.topics import topics
+from typing import NamedTuple
 
 # What people ask about: their docstrings become dialogues, read many times over.
 MODULES = (
-    "builtins os os.path sys math json re random time datetime shutil pathlib string collections itertools functools "
-    "statistics csv copy glob textwrap tempfile"
-).split()
+    "builtins", "os", "os.path", "sys", "math", "json", "re", "random", "time", "datetime", "shutil", "pathlib", "string",
+    "collections", "itertools", "functools", "statistics", "csv", "copy", "glob", "textwrap", "tempfile",
+)  # fmt: skip
 WITH_METHODS = {"builtins", "pathlib", "random"}
 QUESTIONS = (
     "What does {name} do?",
@@ -42,7 +41,7 @@ _EVERY = 12  # of so many texts, one is held out
 
 
 class Corpus(NamedTuple):
-    """prose and code: texts. dialogues: (question, answer). held_out: a text, of topics and docstrings that are nowhere else."""
+    """prose and code: texts. dialogues: (question, answer). held_out: topics and docstrings that are nowhere else."""
 
     prose: list[str]
     code: list[str]

@@ -121,10 +121,8 @@ class Batches:
         """int64 [rows, CONTEXT + 1]."""
         pick = torch.tensor(self.shares)
         while True:
-            rows = []
-            for stream in torch.multinomial(pick, self._rows, replacement=True, generator=self._random).tolist():
-                rows.append([next(self._streams[stream]) for _ in range(CONTEXT + 1)])
-            yield torch.tensor(rows)
+            streams = torch.multinomial(pick, self._rows, replacement=True, generator=self._random).tolist()
+            yield torch.tensor([[next(self._streams[stream]) for _ in range(CONTEXT + 1)] for stream in streams])
 
     def _endless(self, texts: list[list[int]]) -> Iterator[int]:
         while True:
