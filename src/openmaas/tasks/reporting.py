@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -67,6 +68,10 @@ class PatientTransport:
                 if error.code != "unreachable" or request.sink is not None or time.monotonic() > until:
                     raise
             time.sleep(_PAUSE)
+
+    def stream(self, request: Request) -> Iterator[bytes]:
+        """Once only: what has been read cannot be read again."""
+        return self._transport.stream(request)
 
     def close(self) -> None:
         self._transport.close()
