@@ -12,6 +12,11 @@ from rich.console import Console
 
 from benchmarks import pushing, startup
 from benchmarks.cases.case import CASES
+from benchmarks.generation import plot as generation_plot
+from benchmarks.generation import rounds as generation_rounds
+from benchmarks.generation import table as generation_table
+from benchmarks.generation.peers.servers import PEERS as GENERATORS
+from benchmarks.generation.report import Report as GenerationReport
 from benchmarks.page import write_section
 from benchmarks.serving import plot, rounds, table
 from benchmarks.serving.peers.registry import PEERS
@@ -33,6 +38,7 @@ ALL_PEERS, ALL_MODELS = ",".join(PEERS), ",".join(CASES)
 def everything(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         serving()
+        generation()
         startup_times()
         pushes()
 
@@ -104,6 +110,29 @@ def pushes(rounds: Rounds = 3, page: Page = True) -> None:
     console.print(pushing.terminal(report))
     if page:
         write_section("push", "Push of a large model", pushing.markdown(report))
+
+
+@app.command()
+def generation(
+    peers: Annotated[str, typer.Option(help="Servers by name, with commas between.")] = ",".join(GENERATORS),
+    streams: Annotated[str, typer.Option(help="Streams side by side, with commas between.")] = "1,8,16",
+    rounds_: Annotated[int, typer.Option("--rounds", min=1, help="Visits to each server.")] = 2,
+    page: Page = True,
+    show: Annotated[bool, typer.Option(help="Only draw the last run again.")] = False,
+) -> None:
+    """Tokens a second of servers that generate text, beside the engine alone."""
+    if show:
+        report = GenerationReport.load()
+    else:
+        chosen = [GENERATORS[name] for name in _chosen(peers, GENERATORS)]
+        for peer in chosen:
+            peer.prepare()
+        report = generation_rounds.run(chosen, [int(level) for level in streams.split(",")], rounds_, console)
+    console.print(generation_table.terminal(report))
+    generation_plot.draw(report)
+    if page:
+        picture = "![Decoded tokens a second](../benchmarks/results/generation.png)"
+        write_section("generation", "Text generation", f"{picture}\n\n{generation_table.markdown(report)}")
 
 
 _models = models
