@@ -49,7 +49,7 @@ class Alone:
             now = time.perf_counter()
             for times, handle in zip(arrivals, handles, strict=True):
                 while handle.can_read():
-                    times += [now] * sum(len(output.generated_ids) for output in handle.read().values())
+                    times.extend([now] * sum(len(output.generated_ids) for output in handle.read().values()))
         return arrivals, [len(times) for times in arrivals], begun
 
     def _add(self, prompt: int, answer: int) -> Any:
