@@ -207,7 +207,11 @@ class OpenVinoGenAiEngine(GenerationEngine):
                 elif time.monotonic() < early.until:
                     self._early.append(early)
                 else:
-                    raise Unavailable(f"The request was not ready after {_PATIENCE:g} s: a JSON schema takes long to compile.")
+                    raise Unavailable(
+                        f"The request could not begin within {_PATIENCE:g} s: JSON schemas are being compiled, or a second "
+                        "pipeline is being opened for requests with a repetition penalty.",
+                        retry_after=30.0,
+                    )
             except OpenMaaSError as error:
                 progresses.append(Progress(id=early.request.id, tokens=[], error=error))
         return progresses

@@ -16,9 +16,9 @@ def token_bytes(entry: Path, kv_precision: str) -> int:
     """At most. Raises EngineFailed where the files do not tell."""
     try:
         layers, heads, size = _gguf_shape(entry) if entry.suffix == ".gguf" else _config_shape(entry.parent)
-    except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
+    except Exception as error:  # gguf lets any through for a damaged file
         raise EngineFailed(
-            f"The size of a token in the cache cannot be told from {entry.name}: its layers, heads or their size are missing.",
+            f"{entry.name} cannot be loaded: its layers, heads and their size cannot be read ({type(error).__name__}).",
             code="load_failed",
         ) from None
     width = {"f32": 4 * size, "bf16": 2 * size, "f16": 2 * size}.get(kv_precision, size + _SCALES)
