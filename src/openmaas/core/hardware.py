@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import msgspec
 
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
+_CGROUP = Path("/sys/fs/cgroup")
 _DEVICES = Path("/dev")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Processor flags (x86, and `bf16` on Arm) of which each one means that bfloat16 is multiplied by the hardware."""
@@ -54,11 +57,32 @@ def sees_nvidia() -> bool:
 
 
 def free_memory() -> int:
-    """Bytes that a process can still take without anything else giving way; 4 GiB where the system does not say."""
+    """Bytes that this process can still take: of the machine's, of its container's, and of its own limit. 4 GiB where the
+    system does not say."""
+    free = [room for room in (_named(_MEMINFO, "MemAvailable:"), _container_room(), _own_room()) if room is not None]
+    return max(0, min(free, default=4 << 30))
+
+
+def _container_room() -> int | None:
     try:
-        return int(_MEMINFO.read_text().partition("MemAvailable:")[2].split()[0]) * 1024
+        used, limit = ((_CGROUP / name).read_text().strip() for name in ("memory.current", "memory.max"))
+    except OSError:
+        return None
+    return int(limit) - int(used) if limit.isdecimal() else None
+
+
+def _own_room() -> int | None:
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    used = _named(_STATUS, "VmData:")
+    return None if limit == resource.RLIM_INFINITY or used is None else limit - used
+
+
+def _named(path: Path, name: str) -> int | None:
+    """Bytes, from a file of the kernel's with a name and kibibytes a line."""
+    try:
+        return int(path.read_text().partition(name)[2].split()[0]) * 1024
     except (OSError, IndexError, ValueError):
-        return 4 << 30
+        return None
 
 
 @cache

@@ -70,4 +70,20 @@ def test_a_gpu_of_nvidias_is_a_device_that_the_process_has(tmp_path: Path, monke
 def test_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, free: int) -> None:
     (tmp_path / "meminfo").write_text(text)
     monkeypatch.setattr(hardware, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
     assert hardware.free_memory() == free
+
+
+def test_free_memory_is_what_the_tightest_limit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert hardware.free_memory() == 4000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert hardware.free_memory() > 4000
+    (tmp_path / "status").write_text("VmPeak: 9 kB\nVmData:\t   3 kB\n")
+    monkeypatch.setattr(hardware, "_STATUS", tmp_path / "status")
+    monkeypatch.setattr(hardware.resource, "getrlimit", lambda _: (5120, 5120))
+    assert hardware.free_memory() == 2048
+    monkeypatch.setattr(hardware.resource, "getrlimit", lambda _: (1024, 1024))
+    assert hardware.free_memory() == 0
