@@ -18,7 +18,7 @@ import numpy as np
 
 from openmaas.core.errors import InvalidInput, Unavailable
 from openmaas.core.generation import Grammar
-from openmaas.engines.openvino_genai.schema import check_schema
+from openmaas.engines.openvino_genai.schema import check_schema, spelled_out
 
 _WIDTH = 32
 _WAITING = 8  # grammars that wait for the one that is compiled
@@ -29,13 +29,14 @@ def set_grammar(config: Any, grammar: Grammar) -> None:
     from openvino_genai import StructuredOutputConfig as Output
 
     structured = Output()
-    parts: list[Any] = [Output.JSONSchema(grammar.schema)]
+    schema = spelled_out(grammar.schema)
+    parts: list[Any] = [Output.JSONSchema(schema)]
     if grammar.before:
         parts.insert(0, Output.ConstString(grammar.before))
     if grammar.after:
         parts.append(Output.ConstString(grammar.after))
     if len(parts) == 1:
-        structured.json_schema = grammar.schema
+        structured.json_schema = schema
     else:
         structured.structural_tags_config = Output.Concat(parts)
     config.structured_output_config = structured

@@ -30,6 +30,8 @@ _NOT_KEPT = frozenset(
     }
 )  # fmt: skip
 """Keywords that xgrammar passes over, so that answers need not obey them."""
+_MISREAD = re.compile("[\x80-\xff][0-9A-Fa-f]")
+"""xgrammar writes the first of the two as \\xdf, and takes the other for one more digit of it: another word than Größe."""
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties", "unevaluatedProperties", "unevaluatedItems", "propertyNames", "additionalItems")
@@ -49,6 +51,56 @@ def check_schema(text: str) -> None:
         _check_part(part)
 
 
+def spelled_out(text: str) -> str:
+    """A checked schema so that the library reads each value in it as it is: those that it misreads become patterns."""
+    if text.isascii() and "\\u00" not in text:
+        return text
+    schema = json.loads(text)
+    for part in list(_parts(schema)):
+        if isinstance(part, dict):
+            _spell_out(part)
+    return json.dumps(schema)
+
+
+def _spell_out(part: dict[str, Any]) -> None:
+    values = _values(part)
+    misread = [value for value in values if isinstance(value, str) and _MISREAD.search(value)]
+    if not misread:
+        return
+    others = [value for value in values if value not in misread]
+    part.pop("const", None)
+    part.pop("enum", None)
+    part["anyOf"] = [{"type": "string", "pattern": _pattern(value)} for value in misread]
+    if others:
+        part["anyOf"].append({"enum": others})
+
+
+def _pattern(value: str) -> str:
+    """Of what stands between the quotes in JSON."""
+    return "^" + re.sub(r"[\\^$.*+?()\[\]{}|/]", r"\\\g<0>", json.dumps(value, ensure_ascii=False)[1:-1]) + "$"
+
+
+def _values(part: dict[str, Any]) -> list[Any]:
+    """One of which it must be."""
+    if "const" in part:
+        return [part["const"]]
+    return part["enum"] if isinstance(part.get("enum"), list) else []
+
+
+def _check_texts(part: dict[str, Any]) -> None:
+    """Names and values within values have no pattern that could stand for them."""
+    properties = part.get("properties")
+    names = [*properties] if isinstance(properties, dict) else []
+    inner = [json.dumps(value, ensure_ascii=False) for value in _values(part) if isinstance(value, dict | list)]
+    for text in (*names, *inner):
+        if found := _MISREAD.search(text):
+            raise InvalidInput(
+                f"Answers cannot be held to {text[:80]!r} of a JSON schema: xgrammar misreads {found[0]!r} in it.",
+                code="invalid_schema",
+                next_step="Name properties in ASCII; as values of their own, such texts can be kept.",
+            )
+
+
 def _check_part(part: Any) -> None:
     if part is True:
         return
@@ -58,6 +110,7 @@ def _check_part(part: Any) -> None:
         raise InvalidInput(f"Answers cannot be held to {unkept[0]!r} of a JSON schema.", code="invalid_schema")
     if len(part.get("allOf") or ()) > 1:
         raise InvalidInput("Answers cannot be held to 'allOf' of more than one JSON schema.", code="invalid_schema")
+    _check_texts(part)
     if isinstance(part.get("properties"), dict):
         _most("properties of one object", len(part["properties"]))
     for keyword in ("maxLength", "minLength", "maxItems", "minItems"):
