@@ -13,11 +13,15 @@ pytest.importorskip("torch")
 pytest.importorskip("h5py")
 pytest.importorskip("xgboost")
 pytest.importorskip("lightgbm")
+pytest.importorskip("transformers")
+pytest.importorskip("jinja2")
 
 from openmaas.core.errors import OpenMaaSError
 
+from . import hostile_generators
 from .conftest import Server, alive, make_server, stop_all
-from .hostile import CORPUS
+
+CORPUS = hostile_generators.CORPUS  # which has taken in its own
 
 
 @pytest.fixture(scope="module")

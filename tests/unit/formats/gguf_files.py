@@ -78,7 +78,7 @@ def write(
     )
     place = 0
     for name, (kind, axes) in tensors.items():
-        offset = (offsets or {}).get(name, place)
+        offset = (offsets or {}).get(name, place % (1 << 63))
         head += text(name) + struct.pack(f"<I{len(axes)}QIQ", len(axes), *axes, kind, offset)
         size = _BYTES.get(kind, 1)
         for axis in axes:

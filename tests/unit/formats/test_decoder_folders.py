@@ -300,7 +300,7 @@ def template(folder: Path, found: Any, **files: str) -> tuple[Template, str]:
     for name, content in files.items():
         (folder / f"{name}.jinja").write_text(content)
     given = task(folder)
-    taken = take_template(given, said(folder, tokenizer={"chat_template": found}), {})
+    taken = take_template(given, said(folder, tokenizer={"chat_template": found}))
     place = given.output if taken.added else folder
     return taken, (place / taken.path).read_text() if taken.path else ""
 

@@ -15,7 +15,7 @@ from openmaas.formats.causal.figures import context_of, defaults_of, end_of, spe
 from openmaas.formats.causal.folder import Said, read_decoder
 from openmaas.formats.causal.proof import prove
 from openmaas.formats.causal.shapes import check_shapes
-from openmaas.formats.causal.template import take_template
+from openmaas.formats.causal.template import Template, take_template
 from openmaas.formats.causal.tokenizer import Tokenizer, take_tokenizer
 from openmaas.formats.causal.version import describe, refuse_meaningless
 
@@ -28,8 +28,9 @@ def examine(task: Task, entry: str) -> Examined:
     """Raises InvalidInput or Refused where the folder cannot or must not be served."""
     refuse_meaningless(task, KIND)
     decoder = read_decoder(task.folder, entry)
+    template = take_template(task, decoder.said)
     tokenizer = take_tokenizer(task, decoder.said.path)
-    generator, notes, added = read_generator(task, decoder.said, tokenizer)
+    generator, notes, added = read_generator(decoder.said, tokenizer, template)
     generator = msgspec.structs.replace(generator, parameters=decoder.parameters, weights=decoder.precision)
     runs = find_spec("transformers") is not None and find_spec("torch") is not None
     proved = [*check_shapes(decoder), *prove(decoder)] if runs else [_UNCHECKED]
@@ -44,14 +45,12 @@ def examine(task: Task, entry: str) -> Examined:
     return examined if runs else msgspec.structs.replace(examined, convert_to=_CONVERTED)
 
 
-def read_generator(task: Task, said: Said, tokenizer: Tokenizer) -> tuple[Generator, tuple[str, ...], tuple[str, ...]]:
+def read_generator(said: Said, tokenizer: Tokenizer, template: Template) -> tuple[Generator, tuple[str, ...], tuple[str, ...]]:
     """What the JSON files say, but for the weights: the generator, notes, and the files that were added."""
     context, about_context = context_of(said.config)
     defaults, about_defaults = defaults_of(said.generation)
     vocabulary = vocabulary_of(said.config)
     require_ids(tokenizer.loaded, vocabulary)
-    special = special_of(said)
-    template = take_template(task, said, special)
     generator = Generator(
         context=context,
         vocabulary=vocabulary,
@@ -59,7 +58,7 @@ def read_generator(task: Task, said: Said, tokenizer: Tokenizer) -> tuple[Genera
         tokenizer=tokenizer.path,
         chat_template=template.path,
         tool_format=template.tool_format,
-        special=special,
+        special=special_of(said),
         defaults=defaults,
     )
     added = ((tokenizer.path,) if tokenizer.added else ()) + ((template.path,) if template.added else ())

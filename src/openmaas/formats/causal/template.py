@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from openmaas.core.errors import EngineFailed, InvalidInput, Refused
 from openmaas.core.generation import ToolFormat
 from openmaas.formats.base import Task
+from openmaas.formats.causal.figures import special_of
 from openmaas.formats.causal.folder import Said
 from openmaas.formats.files import free_name
 from openmaas.processing.generation import probe_template
@@ -26,8 +27,9 @@ class Template(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def take_template(task: Task, said: Said, special: Mapping[str, str]) -> Template:
+def take_template(task: Task, said: Said) -> Template:
     """The folder's own, from wherever transformers would take it. Raises Refused for one that would do harm."""
+    special = special_of(said)
     own = said.path / TEMPLATE
     if own.is_file():
         return probed(own.relative_to(task.folder).as_posix(), _text_of(own), special)

@@ -15,6 +15,7 @@ from openmaas.formats.base import Examined, Task
 from openmaas.formats.causal.examination import read_generator
 from openmaas.formats.causal.folder import read_said
 from openmaas.formats.causal.proof import fits
+from openmaas.formats.causal.template import take_template
 from openmaas.formats.causal.tokenizer import keep_tokenizer
 from openmaas.formats.causal.version import describe, refuse_meaningless
 from openmaas.formats.genai.graph import read_graph
@@ -33,8 +34,8 @@ def examine(task: Task, entry: str) -> Examined:
     graph = read_graph(task.folder, entry)
     config = read_json(path / CONFIG)
     check_figures(config)
-    tokenizer = keep_tokenizer(task, path)
-    generator, notes, added = read_generator(task, read_said(path, config), tokenizer)
+    said = read_said(path, config)
+    generator, notes, added = read_generator(said, keep_tokenizer(task, path), take_template(task, said))
     generator = msgspec.structs.replace(generator, parameters=graph.parameters, weights=graph.precision)
     proved = _prove(task.folder / entry, generator.vocabulary)
     return describe(task, Artifact(kind=KIND, entry=entry), KIND, generator, (*notes, *proved), added)
