@@ -377,3 +377,16 @@ async def test_streams_leave_no_garbage(place: Place) -> None:
     del client
     gc.collect()
     assert not [one for one in gc.get_objects() if type(one) is Request]
+
+
+async def test_a_large_last_part_is_no_sign_of_a_slow_reader(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "MAX_UNREAD", 10_000)
+    client, request = await begun(place, get("/stream"))
+    large = bytes(30_000_000)  # more than the system's own buffers take
+    request.write(large)
+    request.end()
+    await head(client)
+    async with asyncio.timeout(10):
+        assert int(await client.reader.readuntil(b"\r\n"), 16) == len(large)
+        assert await client.reader.readexactly(len(large)) == large
+    assert place.app.gone == []

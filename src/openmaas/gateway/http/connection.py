@@ -297,7 +297,7 @@ class HttpConnection(asyncio.Protocol):
         if data:
             self._unsent += len(data)  # where less than that is left over later, the client has read something
             transport.write(data)
-            if transport.get_write_buffer_size() > MAX_UNREAD:
+            if transport.get_write_buffer_size() > MAX_UNREAD and not last:  # of a whole answer no more will come
                 self.abort()
 
     def _finish(self, transport: asyncio.Transport, *, whole: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 MAX_UNREAD: Final = 1024 * 1024
-"""Bytes of a streamed answer that may lie unread by its client; beyond it the connection is broken."""
+"""Bytes of an answer still being made that may lie unread by its client; beyond it the connection is broken."""
 
 
 class Parts:
@@ -24,7 +24,7 @@ class Parts:
         self._pieces: list[bytes] = []
 
     def add(self, data: bytes) -> bool:
-        """Whether this is the first to be written since `take`."""
+        """Whether a write is to be arranged for it: it is the first since `take`."""
         if not data or self._silent:
             return False
         self._pieces.append(data)
