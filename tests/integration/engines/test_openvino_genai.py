@@ -222,7 +222,10 @@ def test_where_the_disguise_does_not_hold_nothing_is_shared(folder: Path) -> Non
     engine = open_engine(folder, vocabulary=350)
     assert list(engine._lanes) == [False]
     assert engine.describe()["prefix_cache"] == "off"
-    assert len(Run(engine).all(CONTRACT.request(max_tokens=5))[0]) == 5
+    assert "grammar" not in engine.honours
+    with pytest.raises(InvalidInput, match="no vocabulary"):
+        engine.admit(CONTRACT.request([3], sampling=Sampling(seed=0, grammar=Grammar(schema="{}")), end=(2,)))
+    assert len(Run(engine).all(CONTRACT.request([3, 4, 5], max_tokens=5))[0]) == 5
 
 
 def test_a_step_leaves_the_interpreter_to_others(opened: OpenVinoGenAiEngine) -> None:
@@ -251,6 +254,43 @@ def test_grammars_compile_beside_others(opened: OpenVinoGenAiEngine) -> None:
 def test_a_grammar_is_nothing_without_an_end(opened: OpenVinoGenAiEngine) -> None:
     with pytest.raises(InvalidInput, match="an id that ends it"):
         opened.admit(CONTRACT.request(sampling=Sampling(seed=0, grammar=Grammar(schema="{}"))))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "end", "sampling"),
+    [
+        ([3, -5], (), GREEDY),
+        ([3, 410], (), Sampling(seed=0, repetition_penalty=2.0)),
+        ([3], (2, 999), GREEDY),
+        ([3], (), Sampling(seed=0, temperature=float("nan"))),
+        ([3], (), Sampling(seed=0, top_p=float("inf"))),
+        ([3], (), Sampling(seed=0, repetition_penalty=0.0)),
+        ([3], (), Sampling(seed=0, min_p=-1.0)),
+    ],
+)
+def test_what_would_end_the_process_is_refused(
+    opened: OpenVinoGenAiEngine, prompt: list[int], end: tuple[int, ...], sampling: Sampling
+) -> None:
+    with pytest.raises(InvalidInput):
+        opened.admit(CONTRACT.request(prompt, end=end, sampling=sampling))
+    assert not opened.busy
+
+
+def test_extremes_of_sampling(opened: OpenVinoGenAiEngine) -> None:
+    everything = Sampling(
+        seed=2**64 - 1,
+        temperature=1e6,
+        top_k=10**6,
+        top_p=0.0,
+        min_p=1.0,
+        repetition_penalty=1e30,
+        logprobs=0,
+        grammar=Grammar(schema='{"type": "array", "items": {"type": "integer"}}', before="«", after="»"),
+    )
+    requests = [CONTRACT.request(sampling=everything, end=(2,)) for _ in range(2)]
+    requests += [CONTRACT.request(sampling=Sampling(seed=0, temperature=temperature)) for temperature in (1e-9, 1e-4, 1e9)]
+    answers = Run(opened).all(*requests)
+    assert answers[0] == answers[1] and all(answers)
 
 
 def test_two_ends_and_a_grammar(opened: OpenVinoGenAiEngine) -> None:

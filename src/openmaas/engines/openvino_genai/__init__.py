@@ -74,6 +74,7 @@ class OpenVinoGenAiEngine(GenerationEngine):
         self._blocks = 0
         self._grammars: Grammars | None = None
         self._tokenizer: Any = None
+        self._vocabulary_holds = False
         self._lanes: dict[bool, Lane] = {}
         self._opening: dict[bool, Future[Lane]] = {}
         self._early: list[Early] = []
@@ -111,14 +112,16 @@ class OpenVinoGenAiEngine(GenerationEngine):
         )
         cached = options.prefix_cache and generator.defaults.get("repetition_penalty", 1.0) == 1.0
         self._keep(cached, self._open(cached))
-        if has_vocabulary(self._tokenizer):
+        if self._vocabulary_holds and has_vocabulary(self._tokenizer):
             self._grammars = Grammars(self._tokenizer, generator.vocabulary)
         else:
-            self.honours = self.honours - {"grammar"}  # type: ignore[misc]  # the folder has no tokenizer of OpenVINO's
+            self.honours = self.honours - {"grammar"}  # type: ignore[misc]
 
     def admit(self, request: GenerationRequest) -> None:
-        from openmaas.engines.openvino_genai.sampling import generation_config
+        from openmaas.engines.openvino_genai.sampling import check_ids, generation_config
 
+        assert self._spec is not None
+        check_ids(request, _generator(self._spec.manifest).vocabulary)
         self._place(request, generation_config(request))
 
     def cancel(self, request_id: int) -> None:
@@ -176,7 +179,7 @@ class OpenVinoGenAiEngine(GenerationEngine):
         if grammar is None:
             return None
         if self._grammars is None:
-            raise InvalidInput("This version cannot hold answers to a JSON schema: it has no tokenizer of OpenVINO's.")
+            raise InvalidInput("This version cannot hold answers to a JSON schema: OpenVINO GenAI has no vocabulary for it.")
         return self._grammars.compile(grammar)
 
     def _lane(self, cached: bool) -> Future[Lane] | None:
@@ -223,17 +226,17 @@ class OpenVinoGenAiEngine(GenerationEngine):
     def _open(self, cached: bool) -> Lane:
         from openmaas.engines.openvino_genai.disguise import Disguise
         from openmaas.engines.openvino_genai.lane import Lane
-        from openmaas.engines.openvino_genai.pipeline import answers, open_pipeline, takes_disguise
+        from openmaas.engines.openvino_genai.pipeline import open_pipeline, takes_disguise
 
         assert self._spec is not None and self._opened is not None
         vocabulary = _generator(self._spec.manifest).vocabulary
         open_one = partial(open_pipeline, self._spec.entry, self._opened, blocks=self._blocks, tokenizer=self._tokenizer)
         pipeline = open_one(prefix_cache=cached)
-        if cached and not takes_disguise(pipeline, vocabulary):
+        self._vocabulary_holds = takes_disguise(pipeline, vocabulary)  # and the first caller does not pay for the first answer
+        if cached and not self._vocabulary_holds:
             cached = False
             del pipeline
             pipeline = open_one(prefix_cache=False)
-        answers(pipeline, [0] * 8, 2)  # so that the first caller does not pay for it
         self._tokenizer = self._tokenizer or pipeline.get_tokenizer()
         disguise = Disguise(vocabulary) if cached else None
         return Lane(pipeline, blocks=self._blocks, slots=self._options.sequences, part=self._part, disguise=disguise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from openmaas.core.errors import InvalidInput
@@ -10,6 +11,18 @@ from openmaas.engines.openvino_genai.grammars import set_grammar
 
 _COLDEST = 1e-5
 """Temperatures below it take the likeliest token, as 0 does."""
+
+
+def check_ids(request: GenerationRequest, vocabulary: int) -> None:
+    """Raises InvalidInput for ids that the model does not have: GenAI would take them for others, or end the process."""
+    for name, ids in (("prompt", request.prompt), ("end", request.end)):
+        if ids and not (min(ids) >= 0 and max(ids) < vocabulary):
+            wrong = next(token for token in ids if not 0 <= token < vocabulary)
+            raise InvalidInput(
+                f"The token id {wrong} ({name}) is none of this model's, which are 0 to {vocabulary - 1}.", code="invalid_token"
+            )
+    if not request.prompt:
+        raise InvalidInput("The prompt has no tokens; one is the least.", code="empty_prompt")
 
 
 def generation_config(request: GenerationRequest) -> Any:
@@ -49,6 +62,9 @@ def one_token() -> Any:
 
 
 def _choose(config: Any, sampling: Sampling) -> None:
+    for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+        if not math.isfinite(value := getattr(sampling, name)):
+            raise InvalidInput(f"{name} is {value}; it must be a finite number.")
     config.logprobs = int(sampling.logprobs >= 0)
     if sampling.repetition_penalty <= 0:
         raise InvalidInput(f"repetition_penalty is {sampling.repetition_penalty:g}; it must be above 0.")
