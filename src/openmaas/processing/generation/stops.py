@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from typing import Self
 
 from openmaas.core.errors import InvalidInput
 
@@ -48,6 +50,12 @@ class Matcher:
         """What was held back."""
         held, self._held, self._state = self._held, "", 0
         return held
+
+    def anew(self) -> Self:
+        """One for another text. Its tables, which can take a megabyte, are these."""
+        twin = copy(self)
+        twin.end()
+        return twin
 
     def _add(self, text: str) -> None:
         state = 0
@@ -96,3 +104,9 @@ class StopStrings:
     def end(self) -> str:
         """What was held back, where no stop came."""
         return self._matcher.end()
+
+    def anew(self) -> Self:
+        """The same for another answer, at next to no cost."""
+        twin = copy(self)
+        twin._matcher, twin._hit = self._matcher.anew(), False
+        return twin

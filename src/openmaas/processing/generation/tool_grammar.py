@@ -85,7 +85,11 @@ def _moved(parameters: Mapping[str, Any], prefix: str, definitions: dict[str, An
         return f"#/$defs/{whole}{reference.removeprefix('#')}"
 
     for place in _DEFINITIONS:
-        for name, definition in parameters.get(place, {}).items():
+        if not isinstance(named := parameters.get(place, {}), dict):
+            raise InvalidInput(
+                f"{place!r} of a tool's parameters is no object of JSON schemas by name.", code="invalid_schema", param="tools"
+            )
+        for name, definition in named.items():
             definitions[prefix + name] = follow(definition)
     moved: dict[str, Any] = follow({key: value for key, value in parameters.items() if key not in _DEFINITIONS})
     if used:

@@ -8,8 +8,8 @@ import msgspec
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper bounds. max_answers: prompts times n. max_stop_length, max_text (of a variable or an id): characters.
 
-    max_body: bytes of JSON. max_tokens: that may be asked for; the model's context bounds further. max_schema: bytes of one
-    JSON schema. max_depth: of what is nested freely (a schema, a tool's arguments).
+    max_body: bytes of JSON. max_tokens: that may be asked for; the model's context bounds further. max_ids: of tokens, that may
+    be sent. max_schema: bytes of one JSON schema. max_depth: of what is nested freely (a schema, a tool's arguments).
     """
 
     max_body: int = 8 * 2**20
@@ -17,6 +17,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_prompts: int = 64
     max_answers: int = 64
     max_tokens: int = 2**20
+    max_ids: int = 2**20
     max_messages: int = 2048
     max_parts: int = 256
     max_stop: int = 16

@@ -26,12 +26,19 @@ def read_prompts(name: str, raw: msgspec.Raw, limits: Limits) -> Sequence[str | 
         texts: list[str] = decode(name, raw, list[str], next_step=_NEXT)
         check_count(name, texts, limits.max_prompts)
         return texts
+    check_ids_count(name, raw, limits)
     if not opening[1]:
         return [_ids(name, raw)]
     # They are counted before any is read.
     lists: list[msgspec.Raw] = decode(name, raw, list[msgspec.Raw], next_step=_NEXT)
     check_count(name, lists, limits.max_prompts)
     return [_ids(f"{name}[{index}]", one) for index, one in enumerate(lists)]
+
+
+def check_ids_count(name: str, raw: msgspec.Raw, limits: Limits) -> None:
+    """Before any is read: millions of them hold up all other work of the process."""
+    if (count := bytes(raw).count(b",") + 1) > limits.max_ids:
+        raise out_of_range(name, f"a list of {count}", f"one of at most {limits.max_ids} token ids")
 
 
 def _ids(name: str, raw: msgspec.Raw) -> list[int]:

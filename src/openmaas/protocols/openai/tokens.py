@@ -11,7 +11,7 @@ from openmaas.core.errors import InvalidInput
 from openmaas.core.generation import Message
 from openmaas.protocols.generation.body import BodyReader
 from openmaas.protocols.generation.limits import LIMITS, Limits
-from openmaas.protocols.generation.prompts import check_token_ids
+from openmaas.protocols.generation.prompts import check_ids_count, check_token_ids
 from openmaas.protocols.generation.sampling import read_variables
 from openmaas.protocols.generation.wire import encode
 from openmaas.protocols.openai.conversation import read_messages
@@ -70,7 +70,7 @@ def encode_tokenize(tokens: Sequence[int], *, context: int, strings: Sequence[st
 def decode_detokenize(body: bytes, limits: Limits = LIMITS) -> list[int]:
     """The token ids. Raises InvalidInput that names the parameter."""
     request = _detokenize.read(body, limits.max_body)
-    request.needed("tokens")
+    check_ids_count("tokens", request.needed("tokens"), limits)
     tokens: list[int] = request.take("tokens", list[int])
     if tokens:
         check_token_ids("tokens", tokens)

@@ -14,8 +14,8 @@ class Completion:
     """One of the n answers that a request asks for. It keeps what it gave only where the whole is asked for.
 
     request: what the engine is asked for. finish: why it ended, empty before. cached: prompt tokens that a cached prefix gave.
-    last: when the engine's last tokens came. tools: calls of tools are looked for. prefix: what the text begins with (the
-    prompt, where it is echoed).
+    last: when the engine's last tokens came. stops: that end it. tools: calls of tools are looked for. prefix: what the text
+    begins with (the prompt, where it is echoed).
     """
 
     __slots__ = (
@@ -24,7 +24,15 @@ class Completion:
     )  # fmt: skip
 
     def __init__(
-        self, index: int, request: GenerationRequest, text: TextModel, ask: Ask, *, tools: bool = False, prefix: str = ""
+        self,
+        index: int,
+        request: GenerationRequest,
+        text: TextModel,
+        ask: Ask,
+        *,
+        stops: StopStrings | None = None,
+        tools: bool = False,
+        prefix: str = "",
     ) -> None:
         self.index = index
         self.request = request
@@ -34,7 +42,7 @@ class Completion:
         self.last = 0.0
         self._codec = text.codec
         self._stream = text.codec.stream()
-        self._stops = StopStrings(ask.stop) if ask.stop else None
+        self._stops = stops
         self._reader = ToolCallReader(text.tool_format) if tools else None
         self._prefix = prefix
         self._keep = not ask.stream

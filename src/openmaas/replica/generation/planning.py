@@ -71,9 +71,6 @@ class Planner:
         context, vocabulary = self._generator.context, self._generator.vocabulary
         if not prompt:
             raise InvalidInput("The prompt is empty: it has not a single token.", code="empty_prompt")
-        if min(prompt) < 0 or max(prompt) >= vocabulary:
-            wrong = next(token for token in prompt if not 0 <= token < vocabulary)
-            raise InvalidInput(f"{wrong} is no token id of this model: it has {vocabulary}, from 0.", code="invalid_token")
         left = context - len(prompt)
         length = min(max(1, left), DEFAULT_TOKENS) if ask.max_tokens is None else ask.max_tokens
         if length > left:
@@ -85,6 +82,9 @@ class Planner:
                 if left > 0
                 else f"Shorten the prompt to less than {context} tokens.",
             )
+        if min(prompt) < 0 or max(prompt) >= vocabulary:
+            wrong = next(token for token in prompt if not 0 <= token < vocabulary)
+            raise InvalidInput(f"{wrong} is no token id of this model: it has {vocabulary}, from 0.", code="invalid_token")
         return length
 
     def _sampling(self, ask: Ask, seed: int, grammar: Grammar | None) -> Sampling:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
 
 from openmaas.core.contracts import Answer, Call, Health, ReplicaSpec
-from openmaas.core.errors import InvalidInput
+from openmaas.core.errors import InvalidInput, Unavailable
 from openmaas.core.link import IncomingCall
 from openmaas.core.log import get_logger
 from openmaas.engines import GenerationEngine
-from openmaas.processing.generation import TextModel
+from openmaas.processing.generation import StopStrings, TextModel
 from openmaas.protocols import codings, oip
 from openmaas.protocols.generation import Ask
 from openmaas.protocols.openai import (
@@ -42,6 +43,11 @@ _GENERATES: Final = frozenset({"chat", "completions", "responses", "generate", "
 _TENSORS: Final = frozenset({"infer", "v1_predict", "predict"})
 _LARGE: Final = 256 * 1024
 """Bytes from which a body is decoded beside the event loop."""
+_MANY: Final = 4096
+"""Tokens from which they are."""
+_Asked = TypeVar("_Asked")
+_Told = TypeVar("_Told")
+_P = ParamSpec("_P")
 
 
 class GenerationServer:
@@ -88,10 +94,12 @@ class GenerationServer:
         head = _decode_call(call.header)
         if head.operation in _GENERATES:
             self.scheduler.check_room()
+            self._check_preparing()
             generation = Generation(call, head, self.statistics, self.counts, self.scheduler.leave)
             self.scheduler.enter(generation)
             self._beside(self._generate(call, head, generation), generation.fail)
         elif head.operation in ("tokenize", "detokenize"):
+            self._check_preparing()
             work = self._tokenize(call, head) if head.operation == "tokenize" else self._detokenize(call, head)
             self._beside(work, lambda error: call.fail(engine_error(error, "The tokenizer failed")))
         else:
@@ -109,6 +117,17 @@ class GenerationServer:
             task.cancel()
         self._prompts.close()
 
+    def _check_preparing(self) -> None:
+        """Raise Unavailable where too many are being read and tokenised: whose caller has left is not in the line any more."""
+        if len(self._tasks) >= self._spec.max_queue + self._spec.max_batch:
+            self.statistics.rejected += 1
+            raise Unavailable(
+                f"{len(self._tasks)} requests are being tokenised already; the limit (max_queue) is {self._spec.max_queue}.",
+                code="queue_full",
+                retry_after=1.0,
+                next_step="Try again later, or deploy with more --replicas.",
+            )
+
     def _beside(self, work: Coroutine[Any, Any, None], fail: Callable[[Exception], None]) -> None:
         """Go on with a call in a task. fail: gets what the task raises."""
         task = asyncio.get_running_loop().create_task(_until_the_end(work, fail))
@@ -118,7 +137,7 @@ class GenerationServer:
     # answers
 
     async def _generate(self, call: IncomingCall, head: Call, generation: Generation) -> None:
-        ask = await self._decoded(call, head)
+        ask = await self._decoded(call, head, partial(decode_ask, head.operation))
         self._planner.check(ask)
         self._prompts.check(ask)
         prompts = await self._prompts.of(ask)
@@ -133,25 +152,21 @@ class GenerationServer:
             version=self._spec.version,
             created=int(time.time()),
         )
-        tools = wants_tools(ask)
+        tools, stops = wants_tools(ask), StopStrings(ask.stop) if ask.stop else None
         completions = [
-            Completion(index, request, self._text, ask, tools=tools, prefix=self._echo(ask, index))
+            Completion(
+                index, request, self._text, ask, stops=stops and stops.anew(), tools=tools, prefix=self._echo(ask, index)
+            )
             for index, request in enumerate(requests)
         ]
         generation.plan(ask, writer, completions)
         self.scheduler.submit(generation)
 
-    async def _decoded(self, call: IncomingCall, head: Call) -> Ask:
-        if len(call.payload) < _LARGE and not head.content_encoding:
-            return self._ask(call, head)
-        return await asyncio.to_thread(self._ask, call, head)
-
-    def _ask(self, call: IncomingCall, head: Call) -> Ask:
-        return decode_ask(head.operation, self._body(call, head))
-
-    def _body(self, call: IncomingCall, head: Call) -> bytes:
+    async def _decoded(self, call: IncomingCall, head: Call, decode: Callable[[bytes], _Asked]) -> _Asked:
         body, call.payload = call.payload, b""
-        return codings.decompress(body, head.content_encoding, self._max_body) if head.content_encoding else body
+        if head.content_encoding:
+            return await asyncio.to_thread(lambda: decode(codings.decompress(body, head.content_encoding, self._max_body)))
+        return await _beside_where(len(body) >= _LARGE, decode, body)
 
     def _echo(self, ask: Ask, index: int) -> str:
         if not ask.echo:
@@ -162,17 +177,20 @@ class GenerationServer:
     # tokens
 
     async def _tokenize(self, call: IncomingCall, head: Call) -> None:
-        ask = decode_tokenize(self._body(call, head))
+        ask = await self._decoded(call, head, decode_tokenize)
         if ask.messages is None:
             tokens = await self._prompts.encode(ask.prompt or "", special=ask.special)
         else:
             variables = ask.template_variables | {"add_generation_prompt": ask.add_generation_prompt}
             tokens = await self._prompts.conversation(ask.messages, ask.tools, variables, special=ask.special)
-        strings = [self._text.codec.token(token)[0] for token in tokens] if ask.strings else None
-        call.answer(_encode(Answer()), encode_tokenize(tokens, context=self._context, strings=strings))
+        call.answer(_encode(Answer()), await _beside_where(len(tokens) >= _MANY, self._told, tokens, ask.strings))
+
+    def _told(self, tokens: list[int], wants_strings: bool) -> bytes:
+        strings = [self._text.codec.token(token)[0] for token in tokens] if wants_strings else None
+        return encode_tokenize(tokens, context=self._context, strings=strings)
 
     async def _detokenize(self, call: IncomingCall, head: Call) -> None:
-        tokens = decode_detokenize(self._body(call, head))
+        tokens = await self._decoded(call, head, decode_detokenize)
         text = await asyncio.to_thread(self._text.codec.decode, tokens)
         call.answer(_encode(Answer()), encode_detokenize(text))
 
@@ -203,3 +221,8 @@ async def _until_the_end(work: Coroutine[Any, Any, None], fail: Callable[[Except
         await work
     except Exception as error:
         fail(error)
+
+
+async def _beside_where(large: bool, work: Callable[_P, _Told], *args: _P.args, **kwargs: _P.kwargs) -> _Told:
+    """What the work gives, done beside the event loop where it is large."""
+    return await asyncio.to_thread(work, *args, **kwargs) if large else work(*args, **kwargs)

@@ -101,3 +101,14 @@ def test_long_stops_cost_no_more_than_short_ones() -> None:
         reader.push("aaaa")
     assert time.process_time() - began < 3
     assert len(reader.end()) == 10_000
+
+
+def test_many_answers_share_what_is_known_of_their_stops() -> None:
+    first = StopStrings(["abc", "".join(chr(number) for number in range(300, 4000))])
+    assert first.push("xab") == ("x", False)
+    others = [first.anew() for _ in range(1000)]
+    assert all(other._matcher._next is first._matcher._next for other in others)
+    assert others[0].push("c") == ("c", False)
+    assert others[1].push("abc!") == ("", True)
+    assert others[1].anew().push("ab") == ("", False)
+    assert first.push("c") == ("", True)

@@ -89,3 +89,11 @@ def test_what_is_asked_for_in_vain_is_refused() -> None:
         grammar_for_tools("hermes", [], "required")
     with pytest.raises(InvalidInput, match="chat template"):
         grammar_for_tools("", TOOLS, "required")
+
+
+@pytest.mark.parametrize("definitions", [[1], "x", None, 5])
+@pytest.mark.parametrize("place", ["$defs", "definitions"])
+def test_definitions_that_are_none_are_refused(place: str, definitions: Any) -> None:
+    with pytest.raises(InvalidInput, match="no object of JSON schemas") as caught:
+        grammar_for_tools("hermes", [tool("a", type="object", **{place: definitions})], "required")
+    assert caught.value.param == "tools"

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from openmaas.protocols.openai import Limits, decode_ask
+from openmaas.core.errors import InvalidInput
+from openmaas.protocols.openai import Limits, decode_ask, decode_detokenize
 from tests.unit.protocols.openai.asks import ask, refused
 
 
@@ -44,3 +45,13 @@ def test_answers_of_one_request_are_bounded() -> None:
     assert refused(lambda: ask("completions", prompt=["x"] * 5, n=16)).param == "n"
     body = msgspec.json.encode({"prompt": ["x"] * 3})
     assert refused(lambda: decode_ask("completions", body, Limits(max_answers=2))).param == "prompt"
+
+
+@pytest.mark.parametrize("ids", ["[{}]", "[[1],[{}]]"])
+def test_more_token_ids_than_any_context_has_are_not_read(ids: str) -> None:
+    body = '{"model": "m", "prompt": ' + ids.format("1," * 2**20 + "1") + "}"
+    with pytest.raises(InvalidInput, match="one of at most 1048576 token ids") as caught:
+        decode_ask("completions", body.encode())
+    assert caught.value.param == "prompt"
+    with pytest.raises(InvalidInput, match="one of at most 1048576 token ids"):
+        decode_detokenize(b'{"tokens": [' + b"1," * 2**20 + b"1]}")

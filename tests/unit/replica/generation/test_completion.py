@@ -11,7 +11,7 @@ import pytest
 
 from openmaas.core.generation import GenerationRequest, Progress, Sampling, TokenLogprob
 from openmaas.core.manifest import Manifest
-from openmaas.processing.generation import TextModel, open_generation
+from openmaas.processing.generation import StopStrings, TextModel, open_generation
 from openmaas.protocols.generation import Ask, Delta
 from openmaas.replica.generation.completion import Completion
 from tests.unit.replica.generation.writer import SIGNATURE, generator, ids, write_files
@@ -32,7 +32,8 @@ def model(tool_format: Any = "") -> TextModel:
 
 def completion(ask: Ask, text: TextModel | None = None, **options: Any) -> Completion:
     request = GenerationRequest(id=1, prompt=[1], max_tokens=99, end=(END,), sampling=Sampling(seed=0))
-    return Completion(0, request, text or model(), ask, **options)
+    stops = StopStrings(ask.stop) if ask.stop else None
+    return Completion(0, request, text or model(), ask, stops=stops, **options)
 
 
 def feed(one: Completion, text: str, size: int, finish: Any = "stop", logprobs: bool = False) -> list[Delta]:
