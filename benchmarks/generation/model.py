@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,9 @@ from benchmarks.serving.peers.openmaas.peer import interpreter
 TITLE: Final = "Qwen2.5-0.5B's shape, random weights"
 FOLDER: Final = CACHE / "generation"
 CONVERTER = Environment("optimum", REPOSITORY / "src" / "openmaas" / "tasks" / "environments" / "optimum.txt")
-"""The one that OpenMaaS converts in."""
+CONVERT = REPOSITORY / "src" / "openmaas" / "formats" / "causal" / "scripts" / "optimum_convert.py"
+"""What OpenMaaS converts with, and the environment that it does so in."""
+WEIGHTS: Final = ("bf16", "int8")
 
 
 def source() -> Path:
@@ -26,13 +29,19 @@ def source() -> Path:
 
 
 def converted(weights: str) -> Path:
-    """For OpenVINO GenAI, with these weights: int8 or bf16. Minutes the first time."""
-    folder = FOLDER / weights
+    """For OpenVINO GenAI, with these weights, as OpenMaaS converts them. Minutes the first time."""
+    folder = FOLDER / "openvino"
     if not folder.is_dir():
         CONVERTER.prepare()
-        command = [CONVERTER.folder / "bin" / "optimum-cli", "export", "openvino", "--model", source()]
-        _make(folder, [*command, "--task", "text-generation-with-past", "--weight-format", weights])
-    return folder
+        half = folder.with_name("openvino.half")
+        shutil.rmtree(half, ignore_errors=True)
+        (half / "home").mkdir(parents=True)
+        request = {"path": str(source()), "output": str(half), "weights": WEIGHTS, "prompts": [], "parent": os.getpid()}
+        environment = {**os.environ, "HOME": str(half / "home")}
+        command = [CONVERTER.python, "-I", CONVERT]
+        subprocess.run(command, input=json.dumps(request), text=True, check=True, env=environment, timeout=1800)
+        half.rename(folder)
+    return folder / weights
 
 
 def gguf() -> Path:
