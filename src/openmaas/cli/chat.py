@@ -24,7 +24,7 @@ def chat(
     question: Annotated[
         str | None,
         typer.Argument(
-            metavar="[QUESTION]",
+            metavar="QUESTION",
             help=_("Ask this alone. Without it, what comes through a pipe; at a terminal, a conversation."),
         ),
     ] = None,
