@@ -13,7 +13,7 @@ import pytest
 from openmaas.core.errors import OpenMaaSError
 from openmaas.core.manifest import Artifact
 from openmaas.formats import Examined, Task
-from openmaas.formats.causal import CausalFormat, proof
+from openmaas.formats.causal import CausalFormat, examination, proof, tokenizer
 from tests.integration.formats.conftest import Examine
 from tests.tiny_writer import make_writer
 from tests.unit.formats.encoders import change_json
@@ -150,6 +150,14 @@ def test_too_large_to_be_run(copied: Path, monkeypatch: pytest.MonkeyPatch) -> N
     change_weights(copied, _broken)
     monkeypatch.setattr(proof, "fits", lambda size: False)
     assert "Its weights have 506112 bytes, too many for OPENMAAS_EXAMINE_MEMORY: it was not run." in examine(copied).notes
+
+
+def test_without_transformers_it_is_to_be_converted(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "find_spec", lambda name: None)
+    monkeypatch.setattr(tokenizer, "find_spec", lambda name: None)
+    found = examine(copied)
+    assert (found.engine, found.convert_to) == ("", "openvino-genai")
+    assert "transformers is not installed here" in found.notes[0]
 
 
 def test_what_says_nothing_of_a_chat_or_an_end_is_told(copied: Path) -> None:

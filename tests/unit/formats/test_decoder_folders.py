@@ -207,6 +207,34 @@ def test_what_ends_an_answer(tmp_path: Path) -> None:
         end_of(said(tmp_path, config={"eos_token_id": [4]}), tokenizer, 4)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"max_position_embeddings": 1 << 25},
+        {"max_position_embeddings": 1 << 24, "rope_scaling": {"type": "linear", "factor": 1024}},
+        {
+            "max_position_embeddings": 64,
+            "rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 10**400},
+        },
+    ],
+)
+def test_lengths_that_nobody_believes(config: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match="8 to 16777216 are believed"):
+        context_of(config)
+
+
+def test_more_ends_than_anybody_has(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_str(json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": []}}))
+    with pytest.raises(Refused, match="100000 end tokens; at most 64"):
+        end_of(said(tmp_path, config={"eos_token_id": list(range(100_000))}), tokenizer, 200_000)
+
+
+def test_a_figure_of_hundreds_of_digits_is_not_followed() -> None:
+    defaults, told = defaults_of({"temperature": 10**400, "top_k": -(10**400), "top_p": 0.5})
+    assert defaults == {"top_p": 0.5}
+    assert "temperature 1000" in told
+
+
 def test_special_texts(tmp_path: Path) -> None:
     found = special_of(
         said(tmp_path, tokenizer={"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": None, "unk_token": 7},
@@ -414,6 +442,11 @@ def test_beside_the_source_s_weights_the_source_is_the_model(tmp_path: Path) -> 
 def test_a_graph_is_read(tmp_path: Path) -> None:
     found = graph(converted(tmp_path))
     assert (found.parameters, found.precision) == (32, "int8")
+
+
+def test_four_bits_are_told_beside_larger_embeddings(tmp_path: Path) -> None:
+    more = layer("Const", "v", 'element_type="u4" shape="2, 8" offset="0" size="8"')
+    assert graph(converted(tmp_path, GRAPH.replace("</layers>", more + "</layers>"))).precision == "int4"
 
 
 @pytest.mark.parametrize(

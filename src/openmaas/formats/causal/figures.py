@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,8 @@ from openmaas.formats.huggingface.folder import CONFIG
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _UNKNOWN_CONTEXT = 2048
 _LEAST_CONTEXT = 8
+_MOST_CONTEXT = 1 << 24
+_MOST_ENDS = 64
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _MAX_TEXT = 256
 _RANGES = {
@@ -35,8 +36,11 @@ def context_of(config: Mapping[str, Any]) -> tuple[int, str]:
         return _UNKNOWN_CONTEXT, f"{CONFIG} names no length of a text; {_UNKNOWN_CONTEXT} tokens are served."
     scaling = config.get("rope_scaling") or config.get("rope_parameters")
     context = max(found, _stretched(found, scaling)) if isinstance(scaling, dict) else found
-    if context < _LEAST_CONTEXT:
-        raise Refused(f"{CONFIG} says that texts have {context} tokens; {_LEAST_CONTEXT} or more are needed.", code="damaged")
+    if not _LEAST_CONTEXT <= context <= _MOST_CONTEXT:
+        raise Refused(
+            f"{CONFIG} says that texts have {str(context)[:40]} tokens; {_LEAST_CONTEXT} to {_MOST_CONTEXT} are believed.",
+            code="damaged",
+        )
     return context, ""
 
 
@@ -46,7 +50,7 @@ def _stretched(length: int, scaling: Mapping[str, Any]) -> int:
     if not isinstance(factor, int | float) or not 1 <= factor <= 1024:
         return length
     if kind == "yarn" and isinstance(original, int):
-        return int(original * factor)
+        return int(min(original, _MOST_CONTEXT + 1) * factor)
     return int(length * factor) if kind == "linear" else length
 
 
@@ -73,6 +77,8 @@ def end_of(said: Said, tokenizer: Any, vocabulary: int) -> tuple[int, ...]:
             code="vocabulary_mismatch",
             next_step="Correct 'eos_token_id' in config.json and generation_config.json.",
         )
+    if len(ids) > _MOST_ENDS:  # each token of each answer is held against them
+        raise Refused(f"The files name {len(ids)} end tokens; at most {_MOST_ENDS} are believed.", code="damaged")
     return ids
 
 
@@ -101,8 +107,8 @@ def defaults_of(generation: Mapping[str, Any]) -> tuple[dict[str, float], str]:
         value = generation.get(name)
         if value is None or (greedy and name != "repetition_penalty"):
             continue
-        number = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
-        if number and least <= value <= most:
+        number = not isinstance(value, bool) and isinstance(value, int | float)
+        if number and least <= value <= most:  # NaN is not
             defaults[name] = float(value)
         else:
             odd.append(f"{name} {str(value)[:40]}")

@@ -13,6 +13,8 @@ _TAKES = ("input_ids", "attention_mask", "beam_idx")
 _LABELS = {
     "f32": "f32", "bf16": "bf16", "f16": "f16", "i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4", "nf4": "nf4",
 }  # fmt: skip
+_FOUR_BITS = ("i4", "u4", "nf4")
+_FEW = 0.1
 _MAX_AXES = 8
 _NEXT = "Export it with optimum-intel: optimum-cli export openvino --task text-generation-with-past."
 
@@ -35,8 +37,12 @@ class Graph(Reader):
 
     @property
     def precision(self) -> str:
-        """int8, int4, f16 …: of most of the weights. Empty where it is none that has a name here."""
-        return _LABELS.get(max(self.counts, key=lambda kind: self.counts[kind], default=""), "")
+        """int8, int4, f16 …: of most of the weights, but of the small ones where they are more than a few.
+
+        What is said to have four bits has embeddings of eight, which may be most of a small model. Empty without weights.
+        """
+        small = [kind for kind in self.counts if kind in _FOUR_BITS and self.counts[kind] > _FEW * self.parameters]
+        return _LABELS.get(max(small or self.counts, key=lambda kind: self.counts[kind], default=""), "")
 
     def begin(self, name: str, attributes: dict[str, str]) -> None:
         super().begin(name, attributes)
