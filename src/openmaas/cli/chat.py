@@ -10,13 +10,11 @@ import typer
 
 from openmaas.cli.i18n import _, plural
 from openmaas.cli.options import DeploymentArgument, connect
+from openmaas.cli.styled import harmless
 from openmaas.core.errors import OpenMaaSError
 
 if TYPE_CHECKING:
     from openmaas.client import ChatStream, Client
-
-_HIDDEN = {number: "␛" if number == 27 else None for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
-"""Control characters of an answer: shown or left out, never obeyed by the terminal."""
 
 
 def chat(
@@ -179,7 +177,7 @@ def _prompt() -> str:
 
 
 def _show(text: str) -> None:
-    sys.stdout.write(text.translate(_HIDDEN))
+    sys.stdout.write(harmless(text))
     sys.stdout.flush()
 
 

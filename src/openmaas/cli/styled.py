@@ -13,6 +13,12 @@ from unicodedata import east_asian_width
 _ANSI = {"head": "2", "name": "1;36", "good": "32", "busy": "33", "bad": "31", "faint": "2"}
 _GAP = 3  # columns between two columns of a table
 _NARROWEST = 6  # that a column is cut to
+_HIDDEN = {number: "␛" if number == 27 else None for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
+
+
+def harmless(text: str) -> str:
+    """Without control characters: shown or left out, never obeyed by a terminal."""
+    return text.translate(_HIDDEN)
 
 
 class Styled:
@@ -27,7 +33,7 @@ class Styled:
 
     def render(self, colour: bool) -> str:
         """The text; an escape that it holds itself is shown, not obeyed."""
-        return "".join(_coloured(text.replace("\x1b", "␛"), style if colour else "") for text, style in self.pieces)
+        return "".join(_coloured(harmless(text), style if colour else "") for text, style in self.pieces)
 
     def padded(self, width: int, right: bool = False) -> Styled:
         """Exactly `width` cells: filled with spaces, or cut with an ellipsis."""

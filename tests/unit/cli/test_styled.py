@@ -59,3 +59,10 @@ def test_an_escape_in_what_is_shown_does_nothing() -> None:
     stream = io.StringIO()
     write("a\x1b[2Jb", stream)
     assert stream.getvalue() == "a␛[2Jb\n"
+
+
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x9b2J", "\x9d0;t\x9c", "a\rb", "\x08", "\x7f", "\0"])
+def test_no_control_character_reaches_the_terminal(control: str) -> None:
+    shown = Styled(f"one{control}two\n\t", (control, "bad")).render(colour=False)
+    assert shown.isprintable() or shown.replace("\n", "").replace("\t", "").isprintable()
+    assert "one" in shown and "two\n\t" in shown
