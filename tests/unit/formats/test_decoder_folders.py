@@ -224,9 +224,8 @@ def test_lengths_that_nobody_believes(config: dict[str, Any]) -> None:
 
 
 def test_more_ends_than_anybody_has(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.from_str(json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": []}}))
     with pytest.raises(Refused, match="100000 end tokens; at most 64"):
-        end_of(said(tmp_path, config={"eos_token_id": list(range(100_000))}), tokenizer, 200_000)
+        end_of(said(tmp_path, config={"eos_token_id": list(range(100_000))}), None, 200_000)
 
 
 def test_a_figure_of_hundreds_of_digits_is_not_followed() -> None:
@@ -353,6 +352,14 @@ def test_templates_by_name_are_joined(tmp_path: Path) -> None:
     assert text == f"{{%- if tools %}}{TOOLS}{{%- else %}}{PLAIN}{{%- endif %}}"
     assert template(tmp_path / "one", both[:1])[1] == PLAIN + "\n"
     assert template(tmp_path / "none", both[2:])[0] == Template()
+
+
+def test_templates_in_several_files_are_joined(tmp_path: Path) -> None:
+    (model(tmp_path / "model") / "additional_chat_templates").mkdir()
+    (tmp_path / "model" / "additional_chat_templates" / "tool_use.jinja").write_text(TOOLS)
+    taken, text = template(tmp_path / "model", None, chat_template=PLAIN)
+    assert (taken.path, taken.added) == ("converted-1/chat_template.jinja", True)
+    assert text == f"{{%- if tools %}}{TOOLS}{{%- else %}}{PLAIN}{{%- endif %}}"
 
 
 def test_no_template(tmp_path: Path) -> None:
