@@ -87,8 +87,8 @@ class Weights:
         if job is not None and job.state in OPEN:
             return Decision(version, job=job_id(job.number))
         cause = _cause(job, found.weights)
-        runs = bool(_manifest(found.source).engine)
-        if options.weights != AUTO or (job is not None and not runs):
+        instead = options.weights == AUTO and options.engine == AUTO  # else nothing but what was asked for may serve
+        if not instead or (job is not None and not _manifest(found.source).engine):
             return Decision(version, cause=cause)
         why = cause.message if job is not None else "OPENMAAS_MEASURE is never, so that no weights were measured"
         return self._as_it_is(session, found.source, why if job is None else f"{why.rstrip('. ')}; {cause.next_step}")

@@ -242,6 +242,13 @@ async def test_auto_serves_the_source_where_the_conversion_fails(world: World) -
     assert world.deploy().measuring is None, "it is not begun again by itself"
 
 
+async def test_an_engine_that_was_asked_for_is_not_replaced_by_another(world: World) -> None:
+    world.deploy(engine="openvino-genai")
+    await world.end()
+    now = world.now()
+    assert (now.state, now.cause and now.cause.code) == ("failed", "parity_failed")
+
+
 async def test_auto_fails_where_nothing_here_runs_the_source(world: World) -> None:
     world.add(manifest(SOURCE, "", "bf16"))
     world.deploy("writer:2")
