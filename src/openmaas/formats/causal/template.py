@@ -15,6 +15,7 @@ from openmaas.formats.files import free_name
 from openmaas.processing.generation import probe_template
 
 TEMPLATE = "chat_template.jinja"
+TOOLS = "additional_chat_templates/tool_use.jinja"
 MAX_BYTES = 256 << 10
 
 
@@ -32,6 +33,9 @@ def take_template(task: Task, said: Said) -> Template:
     special = special_of(said)
     own = said.path / TEMPLATE
     if own.is_file():
+        more = said.path / TOOLS
+        if more.is_file():
+            return written(task, _by_tools(_text_of(own), _text_of(more)), special)
         return probed(own.relative_to(task.folder).as_posix(), _text_of(own), special)
     found = said.tokenizer.get("chat_template")
     text = found if isinstance(found, str) else _joined(found) if isinstance(found, list) else ""
@@ -60,13 +64,16 @@ def _text_of(path: Path) -> str:
 
 
 def _joined(found: list[Any]) -> str:
-    """Of several by name: the one for tools where there are tools, and otherwise the one for all else."""
+    """Of several by name."""
     named = {
         str(one.get("name")): text for one in found if isinstance(one, dict) and isinstance(text := one.get("template"), str)
     }
     default, tools = named.get("default", ""), named.get("tool_use", "")
-    if not tools or not default:
-        return default or tools
+    return _by_tools(default, tools) if tools and default else default or tools
+
+
+def _by_tools(default: str, tools: str) -> str:
+    """One for conversations with tools and one for all others, as a single template."""
     return f"{{%- if tools %}}{tools.removesuffix(chr(10))}{{%- else %}}{default.removesuffix(chr(10))}{{%- endif %}}"
 
 
