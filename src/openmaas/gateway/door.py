@@ -229,7 +229,9 @@ class Door:
             self._find(exchange, *asked)
         target, key = exchange.target, exchange.key
         assert target is not None and key is not None
-        timeout = timeout_of(request, target.deployment.timeout)
+        timeout = target.deployment.timeout
+        if b"x-request-timeout" in request.headers:
+            timeout = timeout_of(request, timeout)
         call = encode(call_head(request, route, exchange.request_id, timeout, exchange.deployment, key.project))
         request.deadline = self._loop.time() + timeout
         request.on_late = exchange.late

@@ -42,10 +42,8 @@ def _json_size(request: Request) -> int:
 
 
 def timeout_of(request: Request, default: float) -> float:
-    """Seconds that the request may take: X-Request-Timeout, at most what the deployment allows."""
-    text = request.header(b"x-request-timeout")
-    if text is None:
-        return default
+    """Seconds that a request with X-Request-Timeout may take: at most what the deployment allows."""
+    text = _text(request, b"x-request-timeout")
     try:
         seconds = float(text)
     except ValueError:
