@@ -148,7 +148,7 @@ def _report(client: Client, info: DeploymentInfo, as_json: bool, snippets: bool)
 def _spinner(client: Client, quiet: bool) -> Iterator[Any]:
     """A line that follows a deployment, on standard error, at a terminal only."""
     from openmaas.cli.console import live_console
-    from openmaas.cli.jobs import waits_for
+    from openmaas.cli.jobs import stage_of
 
     console = None if quiet else live_console()
     if console is None:
@@ -158,7 +158,9 @@ def _spinner(client: Client, quiet: bool) -> Iterator[Any]:
     with console.status(_("Deploying")) as line:
 
         def watch(info: DeploymentInfo) -> None:
-            states = _states(client, info) or (waits_for(client, info.measuring) if info.measuring else info.state)
+            states = _states(client, info) or info.state
+            if info.measuring is not None:
+                states = f"{info.measuring}: {stage_of(client.job(info.measuring))}"
             elapsed = time.monotonic() - start
             line.update(f"{info.name} → {info.model}:{info.version}  {states}  {elapsed:.0f} s")
 

@@ -166,9 +166,13 @@ def follow_job(client: Client, job: str, quiet: bool = False) -> JobInfo:
 def waits_for(client: Client, job: str) -> str:
     """What a deployment waits for, and how far that is."""
     info = client.job(job)
-    stage = _stage(info) if info.state == "running" else info.state
     what = _("engines are being measured by {job}") if info.kind == "measure" else _("weights are being converted by {job}")
-    return f"{what.format(job=job)} ({stage})" if stage else what.format(job=job)
+    return f"{what.format(job=job)} ({stage_of(info)})"
+
+
+def stage_of(info: JobInfo) -> str:
+    """What a job does and how far it is, or its state."""
+    return (info.state == "running" and _stage(info)) or info.state
 
 
 def print_job(info: JobInfo) -> None:
