@@ -191,7 +191,7 @@ class Lane:
                 logprobs += map(TokenLogprob, output.generated_log_probs)
                 progress.finish = self._reasons.get(output.finish_reason, progress.finish)
         sequence.settled = bool(progress.tokens)
-        if sequence.settled:
+        if sequence.settled and not sequence.generated:
             self._prefixes.add(sequence.prompt, sequence.piece or shared(len(sequence.prompt)))
         if sequence.handle.get_status() == self._ignored:
             progress.finish = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 from collections.abc import Callable
@@ -21,6 +22,8 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 _STEP = "_ZN2ov5genai26ContinuousBatchingPipeline4stepEv"
+_POINTER = ctypes.sizeof(ctypes.c_void_p)
+_POINTERS = 7  # of an object of pybind11's: two of Python's, three of its value and holder, weak references and flags
 
 
 class PipelineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,14 +77,15 @@ def stepper(pipeline: Any) -> Callable[[], None]:
     """`pipeline.step` without the interpreter's lock: the binding of 2026.4 keeps it, so that no other thread of the process
     would run meanwhile. What the library throws in it ends the process.
 
-    The C++ object is behind the first pointer of its Python object, after the reference count and the type.
+    The C++ object is behind the first pointer of its Python object, after the reference count and the type. Where the object
+    is of another size, or the library has no such function, it is the binding's own.
     """
-    step = getattr(ctypes.CDLL(_library()), _STEP, None) if _library() else None
-    if step is None:
+    library = _library()
+    step = getattr(ctypes.CDLL(library), _STEP, None) if library else None
+    if step is None or type(pipeline).__basicsize__ != _POINTERS * _POINTER:
         return pipeline.step  # type: ignore[no-any-return]
     step.argtypes, step.restype = [ctypes.c_void_p], None
-    address = ctypes.c_void_p.from_address(id(pipeline) + 2 * ctypes.sizeof(ctypes.c_void_p)).value
-    return partial(step, address)
+    return partial(step, ctypes.c_void_p.from_address(id(pipeline) + 2 * _POINTER).value)
 
 
 def has_vocabulary(tokenizer: Any) -> bool:
@@ -93,10 +97,11 @@ def has_vocabulary(tokenizer: Any) -> bool:
 
 
 def _library() -> str | None:
-    """Where the loaded library lies."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if "libopenvino_genai.so" in line:
-            return line.split(maxsplit=5)[-1]
+    """Where the loaded library lies, on Linux."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if "libopenvino_genai.so" in line:
+                return line.split(maxsplit=5)[-1]
     return None
 
 
@@ -108,8 +113,9 @@ def answers(pipeline: Any, prompt: list[int], tokens: int) -> tuple[list[int], l
     config = openvino_genai.GenerationConfig()
     config.max_new_tokens, config.ignore_eos, config.logprobs = tokens, True, 1
     handle = pipeline.add_request(0, openvino.Tensor(np.asarray([prompt], dtype=np.int64)), config)
+    step = stepper(pipeline)
     while pipeline.has_non_finished_requests():
-        pipeline.step()
+        step()
     outputs = handle.read_all()
     return list(outputs[0].generated_ids), list(outputs[0].generated_log_probs)
 
