@@ -104,7 +104,8 @@ class Lane:
     def _shares(self) -> list[tuple[Sequence, int]]:
         """Which of the line go on in the next step, and with how many tokens of their prompts."""
         for sequence in self._line:
-            sequence.fed = self._prefixes.known(sequence.prompt, shared(len(sequence.prompt)))
+            known = self._prefixes.known(sequence.prompt, shared(len(sequence.prompt)))
+            sequence.fed = max(sequence.fed, known) if sequence.begun else known
         self._line.sort(key=lambda each: not each.begun)  # what holds room already is older than what does not
         if not self._fits(self._line[0]):
             return []  # and nobody passes it, or it would wait for ever

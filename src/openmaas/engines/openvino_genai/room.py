@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openmaas.core.errors import EngineFailed
+from openmaas.engines.openvino_genai.gguf_values import read_values
 
 _SCALES = 8
 """Bytes beside each head's numbers of a token, which are one byte each."""
@@ -16,7 +17,7 @@ def token_bytes(entry: Path, kv_precision: str) -> int:
     """At most. Raises EngineFailed where the files do not tell."""
     try:
         layers, heads, size = _gguf_shape(entry) if entry.suffix == ".gguf" else _config_shape(entry.parent)
-    except Exception as error:  # gguf lets any through for a damaged file
+    except Exception as error:  # a damaged file may raise any
         raise EngineFailed(
             f"{entry.name} cannot be loaded: its layers, heads and their size cannot be read ({type(error).__name__}).",
             code="load_failed",
@@ -34,16 +35,14 @@ def _config_shape(folder: Path) -> tuple[int, int, int]:
 
 
 def _gguf_shape(path: Path) -> tuple[int, int, int]:
-    from gguf import GGUFReader
+    values = read_values(path)
+    architecture = values["general.architecture"]
+    assert isinstance(architecture, bytes)
 
-    fields = GGUFReader(path).fields
-    architecture = fields["general.architecture"].contents()
+    def number(name: str) -> int:
+        value: Any = values.get(f"{architecture.decode()}.{name}", 0)
+        return int(max(value) if isinstance(value, tuple) else value)
 
-    def number(name: str) -> Any:
-        field = fields.get(f"{architecture}.{name}")
-        value = field.contents() if field is not None else 0
-        return max(value) if isinstance(value, list) else value
-
-    heads = int(number("attention.head_count"))
-    size = number("attention.key_length") or int(number("embedding_length")) // heads
-    return int(number("block_count")), int(number("attention.head_count_kv") or heads), int(size)
+    heads = number("attention.head_count")
+    size = number("attention.key_length") or number("embedding_length") // heads
+    return number("block_count"), number("attention.head_count_kv") or heads, size
