@@ -148,12 +148,16 @@ class _Field:
         if not self._fitting:
             raise self._nothing()
         choice = _engine(self._target(self._fitting[0]))
-        measurement = None
-        if self._auto:
-            with job.alone():
-                self._time(choice, passages)
-            measurement = self._measured(choice, passages)
-        return self._register(measurement, choice, passages)
+        if not self._auto:
+            return self._register(self._fitting[0], choice, passages)
+        with job.alone():
+            self._time(choice, passages)
+        measurement = self._measured(choice, passages)
+        best = measurement.best(processor().cores)
+        if best is None:
+            raise self._nothing()
+        one = next(one for one in self._fitting if one.weights == best.choice.precision)
+        return self._register(one, choice, passages) | {"measurement": measurement.to_json()}
 
     @property
     def _fitting(self) -> list[_Entrant]:
@@ -187,7 +191,7 @@ class _Field:
     def _nothing(self) -> Refused:
         causes = " ".join(f"{one.weights}: {one.cause}" for one in self._entrants)
         return Refused(
-            f"Converted to {GENERATOR_TARGET}, {self._source.reference} does not answer as its source does. {causes}",
+            f"Nothing that {self._source.reference} was converted to may serve in its place. {causes}",
             code="parity_failed",
             next_step="Deploy it with --weights source, or allow more by the settings that are named.",
         )
@@ -250,18 +254,9 @@ class _Field:
 
     # register
 
-    def _register(self, measurement: Measurement | None, choice: EngineChoice, passages: Passages) -> dict[str, Any]:
-        one = self._fitting[0] if self._fitting else None
-        if measurement is not None:
-            best = measurement.best(processor().cores)
-            one = next((one for one in self._entrants if best and one.weights == best.choice.precision), None)
-        if one is None:
-            raise self._nothing()
-        assert one.held is not None
+    def _register(self, one: _Entrant, choice: EngineChoice, passages: Passages) -> dict[str, Any]:
         parity = _parity(self._source.reference, f"{choice.label} {one.weights}", one, passages, self._job)
         result: dict[str, Any] = {"weights": one.weights, "parity": msgspec.to_builtins(parity)}
-        if measurement is not None:
-            result["measurement"] = measurement.to_json()
         if self._auto and (known := _known(self._job, self._source.reference, one.weights)) is not None:
             return result | {"version": known["version"], "created": False}
         self._job.progress("registering")
