@@ -23,6 +23,8 @@ from openmaas.replica.running import engine_error
 from openmaas.replica.statistics import Statistics
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_MANY: Final = 4096
+"""Probabilities from which an answer is written beside the event loop: a million of them take seconds."""
 
 
 class Generation:
@@ -161,9 +163,24 @@ class Generation:
             self._call.write(payload, _encode(head))
 
     def _answer(self) -> None:
-        body, coding = self._writer.whole([completion.choice for completion in self.completions], self._usage()), ""
-        if self.head.accept_encoding:
-            body, coding = codings.compress(body, self.head.accept_encoding)
+        usage = self._usage()
+        if usage.completion * (1 + self._ask.logprobs) < _MANY:
+            self._send(*self._whole(usage))
+        else:
+            asyncio.get_running_loop().run_in_executor(None, self._whole, usage).add_done_callback(self._made)
+
+    def _whole(self, usage: Usage) -> tuple[bytes, str]:
+        """The body and its coding."""
+        body = self._writer.whole([completion.choice for completion in self.completions], usage)
+        return codings.compress(body, self.head.accept_encoding) if self.head.accept_encoding else (body, "")
+
+    def _made(self, making: asyncio.Future[tuple[bytes, str]]) -> None:
+        if (error := making.exception()) is not None:
+            self.fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        elif not self.over:
+            self._send(*making.result())
+
+    def _send(self, body: bytes, coding: str) -> None:
         try:
             self._call.answer(_encode(Answer(200, self._writer.content_type, coding, timing=self._timing())), body)
         except OpenMaaSError as error:  # it does not fit into a frame

@@ -56,6 +56,13 @@ class Planner:
                 next_step="Lower n or max_tokens.",
                 param="max_tokens",
             )
+        if (told := total * (1 + ask.logprobs)) > MAX_TOKENS:
+            raise InvalidInput(
+                f"All answers together may have {total} tokens with {ask.logprobs} probabilities beside each of them; a "
+                f"request may ask for {MAX_TOKENS}, and this comes to {told}.",
+                next_step="Lower n, max_tokens, or the number of probabilities.",
+                param="max_tokens",
+            )
         seed = random.getrandbits(32) if ask.seed is None else ask.seed
         samplings = [self._sampling(ask, (seed + number) % 2**63, grammar) for number in range(ask.n)]
         return [

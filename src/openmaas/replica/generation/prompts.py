@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from openmaas.core.errors import InvalidInput
+from openmaas.core.errors import InvalidInput, Unavailable
 from openmaas.core.generation import Generator, Grammar, Message
 from openmaas.processing.generation import ChatTemplate, TextModel, grammar_for_tools
 from openmaas.protocols.generation import Ask
 
+Wanted: TypeAlias = Callable[[], bool]
 _QUICK: Final = 2048
 """Characters up to which tokenising takes no longer than an event loop can spare: about 0.5 ms."""
 
@@ -39,25 +41,32 @@ class Prompts:
                 param="tools",
             )
 
-    async def of(self, ask: Ask) -> list[list[int]]:
-        """The token ids of each prompt; a conversation is one."""
+    async def of(self, ask: Ask, wanted: Wanted) -> list[list[int]]:
+        """The token ids of each prompt; a conversation is one. wanted: as `encode` has it."""
         if ask.messages is None:
-            return [await self.encode(prompt) if isinstance(prompt, str) else prompt for prompt in ask.prompts]
+            return [await self.encode(prompt, wanted) if isinstance(prompt, str) else prompt for prompt in ask.prompts]
         tools = ask.tools if wants_tools(ask) else []
-        return [await self.conversation(ask.messages, tools, ask.template_variables)]
+        return [await self.conversation(ask.messages, tools, ask.template_variables, wanted)]
 
     async def conversation(
-        self, messages: list[Message], tools: list[dict[str, Any]], variables: dict[str, Any], *, special: bool = False
+        self,
+        messages: list[Message],
+        tools: list[dict[str, Any]],
+        variables: dict[str, Any],
+        wanted: Wanted,
+        *,
+        special: bool = False,
     ) -> list[int]:
         """The token ids of a conversation. special: the tokenizer adds its own to those that the template wrote."""
         text = await self._require_template().render(messages, tools, variables)
-        return await self.encode(text, special=special)
+        return await self.encode(text, wanted, special=special)
 
-    async def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """special: with the tokens that the tokenizer puts around a text; a chat template has written its own."""
+    async def encode(self, text: str, wanted: Wanted, *, special: bool = True) -> list[int]:
+        """special: with the tokens that the tokenizer puts around a text; a chat template has written its own. wanted: whether
+        the caller is still there when its turn has come, so that nothing is done for those who left; Unavailable is raised."""
         if len(text) <= _QUICK:
             return self._text.codec.encode(text, special=special)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._encode_long, text, special)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._encode_long, text, wanted, special)
 
     def grammar(self, ask: Ask) -> Grammar | None:
         """What the answer must look like."""
@@ -74,7 +83,9 @@ class Prompts:
             )
         return self._text.template
 
-    def _encode_long(self, text: str, special: bool) -> list[int]:
+    def _encode_long(self, text: str, wanted: Wanted, special: bool) -> list[int]:
+        if not wanted():
+            raise Unavailable("The caller has left.", code="stopping")
         least = self._text.codec.least_tokens(text)
         if least >= self._context:
             raise InvalidInput(

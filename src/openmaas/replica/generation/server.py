@@ -140,7 +140,7 @@ class GenerationServer:
         ask = await self._decoded(call, head, partial(decode_ask, head.operation))
         self._planner.check(ask)
         self._prompts.check(ask)
-        prompts = await self._prompts.of(ask)
+        prompts = await self._prompts.of(ask, lambda: not generation.over)
         if generation.over:
             return
         requests = self._planner.plan(ask, prompts, self._ids, head.project, self._prompts.grammar(ask))
@@ -179,10 +179,12 @@ class GenerationServer:
     async def _tokenize(self, call: IncomingCall, head: Call) -> None:
         ask = await self._decoded(call, head, decode_tokenize)
         if ask.messages is None:
-            tokens = await self._prompts.encode(ask.prompt or "", special=ask.special)
+            tokens = await self._prompts.encode(ask.prompt or "", lambda: not call.done, special=ask.special)
         else:
             variables = ask.template_variables | {"add_generation_prompt": ask.add_generation_prompt}
-            tokens = await self._prompts.conversation(ask.messages, ask.tools, variables, special=ask.special)
+            tokens = await self._prompts.conversation(
+                ask.messages, ask.tools, variables, lambda: not call.done, special=ask.special
+            )
         call.answer(_encode(Answer()), await _beside_where(len(tokens) >= _MANY, self._told, tokens, ask.strings))
 
     def _told(self, tokens: list[int], wants_strings: bool) -> bytes:

@@ -55,6 +55,10 @@ def test_a_long_context_is_not_used_up_by_default() -> None:
     assert plan(Ask(max_tokens=900_000), context=1_000_000)[0].max_tokens == 900_000
     with pytest.raises(InvalidInput, match=f"may have 1800000 tokens .* a request may ask for {MAX_TOKENS}"):
         plan(Ask(max_tokens=900_000, n=2), context=1_000_000)
+    honours = ["logprobs", "top_logprobs"]
+    with pytest.raises(InvalidInput, match=f"80000 tokens with 20 probabilities .* ask for {MAX_TOKENS}, and .* 1680000"):
+        plan(Ask(max_tokens=5_000, n=16, logprobs=20), context=10_000, honours=honours)
+    assert len(plan(Ask(max_tokens=3_000, n=16, logprobs=20), context=10_000, honours=honours)) == 16
 
 
 @pytest.mark.parametrize(("length", "wanted", "left"), [(500, 13, 12), (512, None, 0), (600, 1, 0)])

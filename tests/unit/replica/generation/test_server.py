@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from openmaas.core.errors import DeadlineExceeded, EngineFailed, InvalidInput, Unavailable
 from openmaas.core.generation import GenerationRequest
 from openmaas.engines.dummy_generator import DummyGenerator
+from openmaas.protocols.generation import Usage
+from openmaas.replica.generation.generation import Generation
 from tests.unit.replica.generation.writer import generator, head, ids, writer
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "temperature": 0}
@@ -391,3 +394,54 @@ async def test_the_strings_of_many_tokens_hold_up_nobody() -> None:
         _, answer = await one.call("tokenize", {"prompt": "x" * 5000, "return_token_strs": True})
         assert (answer["count"], answer["token_strs"]) == (5000, ["x"] * 5000)
         assert threading.current_thread() not in threads
+
+
+async def test_nothing_is_tokenised_for_callers_who_left() -> None:
+    async with writer(declared=generator(context=3_000_000)) as one:
+        codec, turn = one.server._text.codec, threading.Event()
+        real, seen = codec.encode, 0
+
+        def encode(text: str, *, special: bool = True) -> list[int]:
+            nonlocal seen
+            seen += 1
+            turn.wait(5)
+            return real(text, special=special)
+
+        codec.encode = encode  # type: ignore[method-assign]
+        body = json.dumps({"model": "w", "prompt": "x" * 5000}).encode()
+        calls = [asyncio.create_task(one.link.call(head(operation), body)) for operation in ("completions", "tokenize") * 20]
+        await one.until(lambda: len(one.server._tasks) == 40)
+        await one.until(lambda: seen == len(os.sched_getaffinity(0)))
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await one.health()  # it has read that they left
+        turn.set()
+        await one.until(lambda: not one.server._tasks)
+        assert seen == len(os.sched_getaffinity(0))
+
+
+async def test_an_answer_of_many_probabilities_is_written_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, threads, turn = Generation._whole, [], threading.Event()
+
+    def whole(generation: Generation, usage: Usage) -> tuple[bytes, str]:
+        threads.append(threading.current_thread())
+        if threads[-1] is not threading.main_thread():
+            turn.wait(5)
+        return real(generation, usage)
+
+    monkeypatch.setattr(Generation, "_whole", whole)
+    async with writer(declared=generator(context=10_000)) as one:
+        few = await one.complete("abc", max_tokens=3, logprobs=5)
+        assert (threads, len(few["choices"][0]["logprobs"]["tokens"])) == ([threading.main_thread()], 3)
+        many = [asyncio.create_task(one.complete("abc", max_tokens=3000, logprobs=5, timeout=time)) for time in (0.5, 10, 10)]
+        await one.until(lambda: len(threads) == 4)
+        assert threading.main_thread() not in threads[1:]
+        many[1].cancel()
+        with pytest.raises(DeadlineExceeded):
+            await many[0]
+        await one.until(lambda: one.server.scheduler.in_flight == 1)
+        turn.set()
+        assert len((await many[2])["choices"][0]["logprobs"]["tokens"]) == 3000
+        statistics = await one.statistics()
+        assert (statistics["inference_stats"]["success"]["count"], statistics["cancelled"]) == (2, 1)
