@@ -160,6 +160,19 @@ def test_without_transformers_it_is_to_be_converted(copied: Path, monkeypatch: p
     assert "transformers is not installed here" in found.notes[0]
 
 
+def test_a_decoder_whose_attention_cannot_be_shared_is_to_be_converted(copied: Path) -> None:
+    import transformers
+
+    config = transformers.GPTJConfig(
+        vocab_size=410, n_positions=64, n_embd=32, n_layer=1, n_head=2, rotary_dim=8, bos_token_id=1, eos_token_id=2
+    )
+    (copied / "model.safetensors").unlink()
+    transformers.GPTJForCausalLM(config).save_pretrained(copied)
+    found = examine(copied)
+    assert (found.engine, found.convert_to) == ("", "openvino-genai")
+    assert found.notes == ("No engine here runs it as it is: it is served converted.",)
+
+
 def test_what_says_nothing_of_a_chat_or_an_end_is_told(copied: Path) -> None:
     (copied / "chat_template.jinja").unlink()
     change_json(copied / "config.json", eos_token_id=None)

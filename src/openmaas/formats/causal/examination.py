@@ -21,6 +21,9 @@ from openmaas.formats.causal.version import describe, refuse_meaningless
 
 KIND = "causal"
 _CONVERTED = "openvino-genai"
+_ALONE = ("bloom", "codegen", "falcon", "gpt_neo", "gptj")
+"""Model types whose attention in transformers' code cannot be replaced by one that many sequences share."""
+_ONLY_CONVERTED = "No engine here runs it as it is: it is served converted."
 _UNCHECKED = "transformers is not installed here, so that its weights were not held against its configuration."
 
 
@@ -32,17 +35,13 @@ def examine(task: Task, entry: str) -> Examined:
     tokenizer = take_tokenizer(task, decoder.said.path)
     generator, notes, added = read_generator(decoder.said, tokenizer, template)
     generator = msgspec.structs.replace(generator, parameters=decoder.parameters, weights=decoder.precision)
-    runs = find_spec("transformers") is not None and find_spec("torch") is not None
-    proved = [*check_shapes(decoder), *prove(decoder)] if runs else [_UNCHECKED]
-    examined = describe(
-        task,
-        Artifact(kind=KIND, entry=entry),
-        "transformers" if runs else "",
-        generator,
-        (*notes, *proved),
-        added,
-    )
-    return examined if runs else msgspec.structs.replace(examined, convert_to=_CONVERTED)
+    installed = find_spec("transformers") is not None and find_spec("torch") is not None
+    proved = [*check_shapes(decoder), *prove(decoder)] if installed else [_UNCHECKED]
+    artifact = Artifact(kind=KIND, entry=entry)
+    if installed and decoder.said.config["model_type"] not in _ALONE:
+        return describe(task, artifact, "transformers", generator, (*notes, *proved), added)
+    examined = describe(task, artifact, "", generator, (*notes, *proved, _ONLY_CONVERTED), added)
+    return msgspec.structs.replace(examined, convert_to=_CONVERTED)
 
 
 def read_generator(said: Said, tokenizer: Tokenizer, template: Template) -> tuple[Generator, tuple[str, ...], tuple[str, ...]]:

@@ -19,9 +19,9 @@ ENCODERS = (
 )  # fmt: skip
 """Model types that are served: encoders of text whose code is transformers' own."""
 DECODERS = (
-    "arcee", "bloom", "codegen", "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "exaone4", "falcon", "gemma", "gemma2",
+    "arcee", "bloom", "codegen", "cohere", "cohere2", "exaone4", "falcon", "gemma", "gemma2",
     "gemma3_text", "glm", "glm4", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe",
-    "hunyuan_v1_dense", "llama", "mistral", "mixtral", "mpt", "olmo", "olmo2", "olmo3", "olmoe", "opt", "persimmon", "phi",
+    "hunyuan_v1_dense", "llama", "mistral", "mixtral", "olmo", "olmo2", "olmo3", "olmoe", "opt", "persimmon", "phi",
     "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2",
 )  # fmt: skip
 """Model types that are served: generators of text with transformers' own code, which keep nothing but keys and values."""
