@@ -46,10 +46,10 @@ def chat(
             raise typer.BadParameter(_("Nothing was asked: standard input is empty."))
     with connect() as client:
         conversation = Conversation(client, deployment, system or "", sampling)
-        if question is not None:
-            conversation.ask(question)
-        else:
+        if question is None:
             _talk(conversation)
+        elif not conversation.ask(question):
+            raise KeyboardInterrupt
 
 
 class Conversation:
@@ -65,8 +65,8 @@ class Conversation:
     def reset(self) -> None:
         self._said = []
 
-    def ask(self, question: str) -> None:
-        """Write the answer as it comes. Interrupted, it stops, and what came of it stays said.
+    def ask(self, question: str) -> bool:
+        """Write the answer as it comes; False where it was interrupted, and what came of it stays said.
 
         Raises what the server tells; then the question counts as not asked."""
         asked = {"role": "user", "content": question}
@@ -79,14 +79,14 @@ class Conversation:
                     watch.piece()
                     _show(piece)
         except KeyboardInterrupt:
-            if not sys.stdin.isatty():
-                raise
             watch.stopped = True
         finally:
             if answer.text and not answer.text.endswith("\n"):
                 _show("\n")
-        self._said += [asked, {"role": "assistant", "content": answer.text}]
+        if answer.text:
+            self._said += [asked, {"role": "assistant", "content": answer.text}]
         _remark(watch.summary(answer))
+        return not watch.stopped
 
 
 class _Watch:

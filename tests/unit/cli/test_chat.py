@@ -118,6 +118,19 @@ class Terminal:
         os.close(self._master)
 
 
+def test_one_answer_that_is_interrupted_ends_as_other_commands_do(server: ChatServer) -> None:
+    server.pieces = [said("Wait"), WAIT]
+    terminal = Terminal("chat", "writer", "Hi")
+    try:
+        terminal.until("Wait")
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        terminal.until("stopped")
+        assert terminal.process.wait(10) == 130
+        assert server.left.wait(5)
+    finally:
+        terminal.close()
+
+
 @pytest.fixture
 def terminal(server: ChatServer) -> Iterator[Terminal]:
     terminal = Terminal("chat", "writer")
