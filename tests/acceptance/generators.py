@@ -69,13 +69,12 @@ def write_dummy(folder: Path, tokens: Tokens, *, context: int = CONTEXT, **optio
 
 def client_of(server: Server, **more: Any) -> openai.OpenAI:
     """OpenAI's client as it is, but for its retries: each refusal is seen."""
-    http = httpx.Client(trust_env=False, timeout=60)
+    http = openai.DefaultHttpxClient(trust_env=False, timeout=60)
     return openai.OpenAI(base_url=f"{server.gateway}/v1", api_key=server.key, http_client=http, **({"max_retries": 0} | more))
 
 
 def async_client_of(server: Server, **more: Any) -> openai.AsyncOpenAI:
-    limits = httpx.Limits(max_connections=None)
-    http = httpx.AsyncClient(trust_env=False, timeout=60, limits=limits)
+    http = openai.DefaultAsyncHttpxClient(trust_env=False, timeout=60)
     return openai.AsyncOpenAI(
         base_url=f"{server.gateway}/v1", api_key=server.key, http_client=http, **({"max_retries": 0} | more)
     )
@@ -96,12 +95,8 @@ def families(server: Server) -> dict[str, Any]:
 
 def count(server: Server, name: str, **labels: str) -> float:
     """The sum of all samples of that name which have these labels."""
-    return sum(
-        sample.value
-        for family in families(server).values()
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
+    samples = [sample for family in families(server).values() for sample in family.samples]
+    return float(sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items()))
 
 
 def idle(server: Server, model: str) -> bool:

@@ -136,7 +136,7 @@ def test_a_killed_replica_ends_each_of_its_streams_with_one_error(
                 pass
         return lost.value.code
 
-    async def run(victim: int) -> tuple[list[list[str]], list[str | None]]:
+    async def run(victim: int) -> tuple[list[list[str]], tuple[str | None, ...]]:
         head = {"Authorization": f"Bearer {server.key}"}
         async with (
             async_client_of(server) as many,
@@ -160,11 +160,28 @@ def test_a_killed_replica_ends_each_of_its_streams_with_one_error(
         error = json.loads(last)["error"]
         assert (error["code"], error["type"]) == ("replica_lost", "server_error")
         assert error["message"]
-    assert codes == ["replica_lost"] * 3
+    assert [*codes] == ["replica_lost"] * 3
     assert count(server, "openmaas_requests_total", deployment="ticker", status="503") == failed + 11
     # Who comes while it starts anew is held until it is there.
     assert client.completions.create(**asked(tokens, 3, stream=False)).choices[0].text == "aaa"
     wait_until(lambda: idle(server, "ticker"), 5, "idle again")
+
+
+def test_an_answer_that_has_not_begun_is_made_elsewhere(server: Server, tokens: Tokens) -> None:
+    server.client().deploy("ticker:1", name="pair", replicas=2)
+    first, second = (int(replica["pid"]) for replica in server.replicas("pair"))
+
+    async def run() -> list[str]:
+        async with async_client_of(server) as many:
+            whole = [many.completions.create(**asked(tokens, 80, model="pair", stream=False)) for _ in range(10)]
+            answers = asyncio.gather(*whole)
+            await asyncio.sleep(0.5)
+            os.kill(first, signal.SIGKILL)
+            return [answer.choices[0].text for answer in await answers]
+
+    assert asyncio.run(run()) == ["a" * 80] * 10
+    assert alive(second)
+    server.client().undeploy("pair")
 
 
 def test_a_stopped_replica_is_an_error_too(server: Server, client: openai.OpenAI, tokens: Tokens) -> None:
@@ -229,7 +246,7 @@ def test_a_full_line_refuses_at_once_and_says_when_to_come_back(server: Server, 
     server.client().undeploy("few")
 
 
-def _open(http: httpx.Client, server: Server, body: dict[str, Any], *fields: str) -> socket.socket:
+def _open(http: httpx.Client, server: Server, body: dict[str, Any], path: str = "/v1/completions") -> socket.socket:
     """A request on a connection of its own, of whose answer nothing is read."""
     one = socket.socket()
     one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -237,23 +254,23 @@ def _open(http: httpx.Client, server: Server, body: dict[str, Any], *fields: str
     one.connect(("127.0.0.1", server.http_port))
     data = json.dumps(body).encode()
     head = [
-        "POST /v1/completions HTTP/1.1",
+        f"POST {path} HTTP/1.1",
         "Host: a",
         f"Authorization: {http.headers['authorization']}",
         f"Content-Length: {len(data)}",
-        *fields,
     ]
     one.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + data)
     return one
 
 
 def test_who_does_not_read_is_cut_off_and_slows_nobody(server: Server, client: openai.OpenAI, tokens: Tokens) -> None:
-    gone = count(server, "openmaas_requests_total", route="completions", status="499")
+    gone = count(server, "openmaas_requests_total", route="chat", status="499")
     gateway = server.processes()["gateway-0"]
     memory = resident(gateway)
     with http_of(server) as http:
-        # Twelve answers of which each token brings its five likeliest: a megabyte a second, and nobody reads it.
-        lazy = _open(http, server, asked(tokens, 4000, n=12, logprobs=5))
+        # Twelve answers of which each token brings its twenty likeliest: three megabytes a second, and nobody reads them.
+        much = {"messages": HELLO, "max_tokens": 4000, "n": 12, "logprobs": True, "top_logprobs": 20, "stream": True}
+        lazy = _open(http, server, {"model": "ticker"} | much, "/v1/chat/completions")
         gaps, last = [], time.monotonic()
         stream = client.completions.create(**asked(tokens, 150))
         text = ""
@@ -265,9 +282,7 @@ def test_who_does_not_read_is_cut_off_and_slows_nobody(server: Server, client: o
         gaps.sort()
         assert gaps[len(gaps) // 2] < 0.05, "the others read on as ever"
         assert max(gaps) < 1.5
-        wait_until(
-            lambda: count(server, "openmaas_requests_total", route="completions", status="499") == gone + 1, 25, "cut off"
-        )
+        wait_until(lambda: count(server, "openmaas_requests_total", route="chat", status="499") == gone + 1, 25, "cut off")
         lazy.close()
     wait_until(lambda: idle(server, "ticker"), 3, "the engine works for them no more")
     assert resident(gateway) - memory < 48 * _MIB
