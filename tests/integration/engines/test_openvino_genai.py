@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from openmaas.core.errors import EngineFailed, InvalidInput, Unavailable
-from openmaas.core.generation import Generator, Grammar, Sampling
+from openmaas.core.generation import GenerationRequest, Generator, Grammar, Sampling
 from openmaas.core.manifest import Artifact, EngineChoice, Manifest
 from openmaas.core.types import Signature
 from openmaas.engines import create_engine
@@ -251,6 +251,54 @@ def test_grammars_compile_beside_others(opened: OpenVinoGenAiEngine) -> None:
     assert len(run.tokens[slow.id]) == 3
 
 
+def in_json(schema: str, max_tokens: int = 3) -> GenerationRequest:
+    return CONTRACT.request(max_tokens=max_tokens, sampling=Sampling(seed=0, grammar=Grammar(schema=schema)), end=(2,))
+
+
+def test_a_request_that_waits_for_its_grammar_can_be_cancelled(opened: OpenVinoGenAiEngine) -> None:
+    request = in_json('{"type": "string", "maxLength": 777}')
+    opened.admit(request)
+    assert opened.busy and opened.load_now().waiting == 1
+    opened.cancel(request.id)
+    assert not opened.busy
+
+
+def test_new_grammars_are_refused_when_they_hold_too_much_memory(
+    opened: OpenVinoGenAiEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(opened)
+    known = '{"type": "integer", "minimum": 17}'
+    run.all(in_json(known))
+    monkeypatch.setattr("openmaas.engines.openvino_genai.grammars._MEMORY", 0)
+    run.all(in_json(known))
+    with pytest.raises(Unavailable, match="memory"):
+        opened.admit(in_json('{"type": "integer", "minimum": 18}'))
+
+
+def test_a_pipeline_that_cannot_be_opened_fails_those_who_need_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(folder)
+    run = Run(engine)
+    penalty = Sampling(seed=0, repetition_penalty=2.0)
+    lost, other = CONTRACT.request(sampling=penalty), CONTRACT.request(max_tokens=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_open", refuse)
+        run.admit(lost, other)
+        run.until([lost.id, other.id])
+    assert run.errors[lost.id].message == "There is no memory left."
+    assert len(run.tokens[other.id]) == 20
+    assert len(run.all(CONTRACT.request(sampling=penalty))[0]) == 8  # the next one tries again
+
+
+def test_a_broken_schema_beyond_ascii_is_refused(opened: OpenVinoGenAiEngine) -> None:
+    with pytest.raises(InvalidInput, match="is no JSON"):
+        opened.admit(in_json('{"const": "é'))
+    assert not opened.busy
+
+
+def refuse(cached: bool) -> None:
+    raise EngineFailed("There is no memory left.")
+
+
 def test_a_grammar_is_nothing_without_an_end(opened: OpenVinoGenAiEngine) -> None:
     with pytest.raises(InvalidInput, match="an id that ends it"):
         opened.admit(CONTRACT.request(sampling=Sampling(seed=0, grammar=Grammar(schema="{}"))))
@@ -322,6 +370,7 @@ def test_what_is_told(opened: OpenVinoGenAiEngine, folder: Path) -> None:
     [
         ({"precision": "int3"}, "precision 'int3'"),
         ({"chunk": 3}, "options are wrong"),
+        ({"kv_cache": "u7"}, "cannot load the model"),
     ],
 )
 def test_what_cannot_be_opened_says_why(folder: Path, broken: dict[str, Any], said: str) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _PRECISIONS = ("", "f32", "bf16")
 _SHARE = 4  # of the free memory, one part of so many is for the cache
 _TOKENS = 131_072  # that the cache has room for where memory allows, or one context where that is longer
+_LEAST = 4  # blocks, for the check of what was opened
 _PATIENCE = 60.0  # seconds that a request waits for a grammar or a pipeline
 
 
@@ -103,7 +104,13 @@ class OpenVinoGenAiEngine(GenerationEngine):
         size = token_bytes(spec.entry, options.kv_cache)
         memory = options.cache_mib << 20 or min(free_memory() // _SHARE, size * max(_TOKENS, generator.context))
         self._spec, self._options = spec, options
-        self._blocks = max(1, min(memory // (size * BLOCK), options.sequences * (generator.context // BLOCK + 1)))
+        self._blocks = min(memory // (size * BLOCK), max(_LEAST, options.sequences * (generator.context // BLOCK + 1)))
+        if self._blocks < _LEAST:
+            raise EngineFailed(
+                f"The cache has {memory >> 10} KiB (cache_mib, or a quarter of the free memory); {_LEAST * BLOCK} tokens, the "
+                f"least, take {_LEAST * BLOCK * size >> 10} KiB.",
+                code="load_failed",
+            )
         self._opened = PipelineOptions(
             threads=max(1, spec.threads),
             step=3 * self._part + options.sequences,
@@ -122,6 +129,7 @@ class OpenVinoGenAiEngine(GenerationEngine):
 
         assert self._spec is not None
         check_ids(request, _generator(self._spec.manifest).vocabulary)
+        self._compiled(request)  # before anything reads the schema
         self._place(request, generation_config(request))
 
     def cancel(self, request_id: int) -> None:
@@ -185,12 +193,14 @@ class OpenVinoGenAiEngine(GenerationEngine):
     def _lane(self, cached: bool) -> Future[Lane] | None:
         if cached in self._lanes:
             return None
-        if cached not in self._opening:
-            self._opening[cached] = self._thread.submit(self._open, cached)
-        if not self._opening[cached].done():
-            return self._opening[cached]
-        self._keep(cached, self._opening.pop(cached).result())
-        return None
+        opening = self._opening.pop(cached, None)
+        if opening is not None and opening.done() and opening.exception() is None:
+            self._keep(cached, opening.result())
+            return None
+        if opening is None or opening.done():  # those who waited for one that failed were told; this one tries again
+            opening = self._thread.submit(self._open, cached)
+        self._opening[cached] = opening
+        return opening
 
     def _keep(self, cached: bool, lane: Lane) -> None:
         if cached and not lane.caches:

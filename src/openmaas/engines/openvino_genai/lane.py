@@ -7,7 +7,8 @@ prompt and of the shortest in turn. Prompts that have twice as many tokens or fe
 a piece only if the last one had none. So a short prompt beside a long one waits for the piece that is being computed and then
 for itself. Nothing goes in while a prompt inside is unfinished: GenAI files blocks of its cache before they are computed.
 
-On two cores and a model of half a billion weights, pieces of 64 tokens cost a twentieth of the rate that longer ones have.
+On two cores and half a billion weights in int8, 139 tokens a second were read by 32 at a time, 171 by 64, 177 by 128, no more
+by 256; and a prompt of 100 tokens beside one of 4,000 had its first token after 1.4 times as long as alone.
 
 A lane without a prefix cache gives prompts to GenAI as they are.
 """
@@ -224,9 +225,9 @@ class Lane:
 
     def _too_small(self, tokens: int) -> OpenMaaSError:
         return Unavailable(
-            f"The request comes to {tokens} tokens, and the engine's cache holds {self._blocks * BLOCK} (cache_gib).",
+            f"The request comes to {tokens} tokens, and the engine's cache holds {self._blocks * BLOCK} (cache_mib).",
             code="cache_too_small",
-            next_step="Ask for fewer tokens (max_tokens), or give the engine a larger cache_gib.",
+            next_step="Ask for fewer tokens (max_tokens), or give the engine a larger cache_mib.",
         )
 
 
