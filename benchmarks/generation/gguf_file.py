@@ -35,7 +35,7 @@ def main(folder: Path, path: Path) -> None:
     writer.add_file_type(7)
     _tokenizer(writer, folder, config["vocab_size"])
     with safe_open(folder / "model.safetensors", "pt") as tensors:
-        for name in tensors:
+        for name in tensors.keys():  # noqa: SIM118 - it is no mapping
             kind = GGMLQuantizationType.F32 if tensors.get_slice(name).get_shape()[1:] == [] else GGMLQuantizationType.Q8_0
             writer.add_tensor(_place(name), quantize(tensors.get_tensor(name).float().numpy(), kind), raw_dtype=kind)
     writer.write_header_to_file()
