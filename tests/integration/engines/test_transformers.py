@@ -204,6 +204,13 @@ def test_bf16_and_what_describes_it(writer: Path) -> None:
     assert int(engine.describe()["cache_tokens"]) == 32 * 512
 
 
+def test_options_that_it_does_not_know_are_told(writer: Path) -> None:
+    with pytest.raises(EngineFailed, match="cache_mb"):
+        loaded(writer, cache_mb=1)
+    with pytest.raises(EngineFailed, match="int4"):
+        loaded(writer, "int4")
+
+
 def test_refuses_tokens_that_the_model_does_not_have(writer: Path) -> None:
     engine = loaded(writer)
     for token in (-1, 100_000):

@@ -62,7 +62,10 @@ class TransformersEngine(GenerationEngine):
         precision = spec.chosen.precision or _own_precision(spec.manifest)
         if precision not in _DTYPES:
             raise EngineFailed(f"The precision {precision!r} is not one of {', '.join(_DTYPES)}.", code="load_failed")
-        options = msgspec.convert(spec.chosen.options, Options)
+        try:
+            options = msgspec.convert(spec.chosen.options, Options)
+        except msgspec.ValidationError as error:
+            raise EngineFailed(f"The engine's options are not right: {error}.", code="load_failed") from None
         library()
         import torch
 

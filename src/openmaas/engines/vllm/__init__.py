@@ -69,7 +69,10 @@ class VllmEngine(GenerationEngine):
             raise EngineFailed(
                 f"The precision {choice.precision!r} is not one of {', '.join(filter(None, _DTYPES))}.", code="load_failed"
             )
-        options = msgspec.convert(choice.options, Options)
+        try:
+            options = msgspec.convert(choice.options, Options)
+        except msgspec.ValidationError as error:
+            raise EngineFailed(f"The engine's options are not right: {error}.", code="load_failed") from None
         os.environ.update(_ENVIRONMENT)
         folder = str(spec.entry.parent)
         try:
