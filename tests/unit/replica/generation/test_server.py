@@ -168,6 +168,29 @@ async def test_the_context_s_refusal_has_both_numbers() -> None:
             await one.complete("x" * 3000)
 
 
+async def test_of_a_text_that_is_far_too_long_the_beginning_is_tokenised() -> None:
+    async with writer() as one:
+        codec, seen = one.server._text.codec, []
+        real = codec.encode
+
+        def encode(text: str, *, special: bool = True) -> list[int]:
+            seen.append(len(text))
+            return real(text, special=special)
+
+        codec.encode = encode  # type: ignore[method-assign]
+        codec.least_tokens = lambda text: 1  # type: ignore[method-assign]
+        with pytest.raises(InvalidInput, match="at least 1024"):
+            await one.complete("x" * 500_000)
+        assert seen == [2048]
+        with pytest.raises(InvalidInput, match="at least 1024"):
+            await one.call("tokenize", {"prompt": " " * 100 + "x" * 1024 + "y" * 400_000})
+        codec.least_tokens = lambda text: 0  # type: ignore[method-assign]
+        seen.clear()
+        with pytest.raises(InvalidInput, match="The prompt has 5000 and"):
+            await one.complete("x" * 5000)
+        assert seen == [5000]
+
+
 async def test_what_the_engine_cannot_do_is_refused_by_name() -> None:
     async with writer(honours=["logprobs"]) as one:
         for name, value in {"min_p": 0.1, "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.1}.items():
@@ -434,14 +457,12 @@ async def test_an_answer_of_many_probabilities_is_written_beside_the_event_loop(
     async with writer(declared=generator(context=10_000)) as one:
         few = await one.complete("abc", max_tokens=3, logprobs=5)
         assert (threads, len(few["choices"][0]["logprobs"]["tokens"])) == ([threading.main_thread()], 3)
-        many = [asyncio.create_task(one.complete("abc", max_tokens=3000, logprobs=5, timeout=time)) for time in (0.5, 10, 10)]
-        await one.until(lambda: len(threads) == 4)
+        many = [asyncio.create_task(one.complete("abc", max_tokens=2000, logprobs=5)) for _ in range(2)]
+        await one.until(lambda: len(threads) == 3)
         assert threading.main_thread() not in threads[1:]
-        many[1].cancel()
-        with pytest.raises(DeadlineExceeded):
-            await many[0]
+        many[0].cancel()
         await one.until(lambda: one.server.scheduler.in_flight == 1)
         turn.set()
-        assert len((await many[2])["choices"][0]["logprobs"]["tokens"]) == 3000
+        assert len((await many[1])["choices"][0]["logprobs"]["tokens"]) == 2000
         statistics = await one.statistics()
         assert (statistics["inference_stats"]["success"]["count"], statistics["cancelled"]) == (2, 1)
