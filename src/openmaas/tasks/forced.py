@@ -83,8 +83,9 @@ class _Figures:
                 self._losses.append((_loss(expected[position], after), _loss(given[position], after)))
 
     def _row(self, expected: NDArray[np.float64], given: NDArray[np.float64]) -> None:
-        if not np.isfinite(given).all():
-            raise EngineFailed("It answers with NaN or Infinity.", code="not_finite")
+        for whose, row in (("It", given), ("Its source", expected)):
+            if not np.isfinite(row).all():  # NaN is neither below a bound nor above it
+                raise EngineFailed(f"{whose} answers with NaN or Infinity.", code="not_finite")
         gap = float(np.abs(expected - given).max())
         self._gap = max(self._gap, gap)
         self._relative = max(self._relative, gap / max(float(np.abs(expected).max()), 1e-9))

@@ -70,8 +70,11 @@ def test_a_perplexity_that_rises_is_told_with_its_limit(held: Any) -> None:
     assert "int4 weights may raise it by 15.0% (OPENMAAS_INT4_PERPLEXITY)" in found.reason
 
 
-def test_what_is_no_number_and_what_has_another_shape_fails(held: Any) -> None:
-    with pytest.raises(EngineFailed, match="NaN"):
+def test_what_is_no_number_and_what_has_another_shape_fails(held: Any, tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed, match="It answers with NaN"):
         held([np.full_like(logits, np.nan) for logits in SOURCE])
     with pytest.raises(EngineFailed, match=r"shape \[4, 4\], its source with \[4, 5\]"):
         held([logits[:, :4] for logits in SOURCE])
+    np.save(tmp_path / "logits-0.npy", np.full_like(SOURCE[0], np.nan))
+    with pytest.raises(EngineFailed, match="Its source answers with NaN"):  # and not that all is well
+        held(SOURCE)
