@@ -105,3 +105,13 @@ def test_prompts_with_one_beginning_do_not_compute_it_twice(lane: Lane, pipeline
     admit(lane, one, GenerationRequest(**{name: getattr(other, name) for name in other.__struct_fields__} | {"id": 2}))
     lane.step()
     assert len(pipeline.given) == 1
+
+
+def test_without_a_cache_short_prompts_wait_for_one_long_one_at_most(pipeline: FakePipeline, lane: Lane) -> None:
+    lane._disguise = None
+    admit(lane, request(1, 500), request(2, 600), request(3, 40))
+    lane.step()
+    assert [len(ids) for ids in pipeline.given] == [500, 40]
+    lane._running[0].settled = True
+    lane.step()
+    assert [len(ids) for ids in pipeline.given] == [500, 40, 600]
