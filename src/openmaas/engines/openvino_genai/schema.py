@@ -108,7 +108,7 @@ def _check_part(part: Any) -> None:
         raise InvalidInput(f"{json.dumps(part)[:80]} is no JSON schema: an object or true.", code="invalid_schema")
     if unkept := sorted(_NOT_KEPT & part.keys()):
         raise InvalidInput(f"Answers cannot be held to {unkept[0]!r} of a JSON schema.", code="invalid_schema")
-    if len(part.get("allOf") or ()) > 1:
+    if isinstance(part.get("allOf"), list) and len(part["allOf"]) > 1:
         raise InvalidInput("Answers cannot be held to 'allOf' of more than one JSON schema.", code="invalid_schema")
     _check_texts(part)
     if isinstance(part.get("properties"), dict):

@@ -25,6 +25,7 @@ def nested(levels: int) -> dict[str, Any]:
         {"enum": [{"not": 1}]},
         {"$defs": {"node": {"type": "array", "items": {"$ref": "#/$defs/node"}}}, "$ref": "#/$defs/node"},
         {"allOf": [{"type": "string"}]},
+        {"allOf": 5},  # the library says what is wrong with it
         {"type": "string", "pattern": "^[a-z]{1,20}-[0-9]{4}$"},
         nested(20),
     ],
