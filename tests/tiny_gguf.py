@@ -30,12 +30,12 @@ _IN_LAYERS = {
 }
 
 
-def write_gguf(folder: Path, path: Path, quantized: Quantized = "f16", *, architecture: str = "llama") -> Path:
+def write_gguf(folder: Path, path: Path, quantized: Quantized = "f16") -> Path:
     """What make_writer left in `folder`, as one file. Vectors stay in float32, as llama.cpp leaves them."""
     from gguf import GGUFWriter
 
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    writer = GGUFWriter(path, architecture)
+    writer = GGUFWriter(path, "llama")
     writer.add_name("tiny writer")
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])

@@ -79,7 +79,8 @@ def read_graph(folder: Path, entry: str) -> Graph:
             next_step=f"Rename it and its .bin to {GRAPH!r} and 'openvino_model.bin'.",
         )
     graph = Graph()
-    check_graph(folder, entry, graph)
+    if check_graph(folder, entry, graph) is None:
+        raise InvalidInput(f"The graph {entry!r} has no weights.", code="damaged", next_step=_NEXT)
     if missing := [name for name in _TAKES if name not in graph.takes]:
         raise Refused(f"The graph takes no {missing[0]!r}, as generators do.", code="unsupported_model", next_step=_NEXT)
     if "logits" not in graph.gives:
