@@ -289,6 +289,23 @@ def test_a_pipeline_that_cannot_be_opened_fails_those_who_need_it(folder: Path, 
     assert len(run.all(CONTRACT.request(sampling=penalty))[0]) == 8  # the next one tries again
 
 
+def test_what_needs_memory_that_is_not_there_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(folder)
+    run = Run(engine)
+    penalty = Sampling(seed=0, repetition_penalty=2.0)
+    with monkeypatch.context() as patch:
+        for module in ("openmaas.engines.openvino_genai", "openmaas.engines.openvino_genai.grammars"):
+            patch.setattr(f"{module}.free_memory", lambda: 100 << 20)
+        with pytest.raises(Unavailable, match="128 MiB with what goes with them; 100 MiB are free"):
+            engine.admit(CONTRACT.request(sampling=penalty))
+        with pytest.raises(Unavailable, match="100 MiB of memory are free"):
+            engine.admit(in_json('{"type": "integer", "minimum": 19}'))
+        assert not engine.busy
+        assert len(run.all(CONTRACT.request(max_tokens=4))[0]) == 4
+    assert len(run.all(CONTRACT.request(sampling=penalty))[0]) == 8
+    engine.close()
+
+
 def test_a_broken_schema_beyond_ascii_is_refused(opened: OpenVinoGenAiEngine) -> None:
     with pytest.raises(InvalidInput, match="is no JSON"):
         opened.admit(in_json('{"const": "é'))

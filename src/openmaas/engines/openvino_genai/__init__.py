@@ -30,6 +30,7 @@ _PRECISIONS = ("", "f32", "bf16")
 _SHARE = 4  # of the free memory, one part of so many is for the cache
 _TOKENS = 131_072  # that the cache has room for where memory allows, or one context where that is longer
 _LEAST = 4  # blocks, for the check of what was opened
+_BESIDE = 128 << 20  # bytes that a second pipeline takes beside its weights
 _PATIENCE = 60.0  # seconds that a request waits for a grammar or a pipeline
 
 
@@ -198,9 +199,23 @@ class OpenVinoGenAiEngine(GenerationEngine):
             self._keep(cached, opening.result())
             return None
         if opening is None or opening.done():  # those who waited for one that failed were told; this one tries again
+            self._require_memory()
             opening = self._thread.submit(self._open, cached)
         self._opening[cached] = opening
         return opening
+
+    def _require_memory(self) -> None:
+        """Before the weights are loaded once more. Raises Unavailable: without memory, the library ends the process."""
+        assert self._spec is not None
+        entry = self._spec.entry
+        needed = (entry if entry.suffix == ".gguf" else entry.with_suffix(".bin")).stat().st_size + _BESIDE
+        if (free := free_memory()) < needed:
+            raise Unavailable(
+                f"Requests with a repetition penalty and those without need the weights each for themselves, {needed >> 20} "
+                f"MiB with what goes with them; {free >> 20} MiB are free.",
+                code="memory_full",
+                next_step="Ask for another repetition_penalty (1 for none), or deploy with more --memory.",
+            )
 
     def _keep(self, cached: bool, lane: Lane) -> None:
         if cached and not lane.caches:

@@ -18,11 +18,13 @@ import numpy as np
 
 from openmaas.core.errors import InvalidInput, Unavailable
 from openmaas.core.generation import Grammar
+from openmaas.core.hardware import free_memory
 from openmaas.engines.openvino_genai.schema import check_schema, spelled_out
 
 _WIDTH = 32
 _WAITING = 8  # grammars that wait for the one that is compiled
 _MEMORY = 1 << 30  # bytes that compiled grammars may come to: the library forgets none
+_FREE = 256 << 20  # bytes of memory without which compiling could end the process
 
 
 def set_grammar(config: Any, grammar: Grammar) -> None:
@@ -74,6 +76,12 @@ class Grammars:
                 f"Compiled JSON schemas take {self._memory >> 20} MiB of this replica's memory, the most that they may.",
                 code="grammars_full",
                 next_step="Use fewer different schemas, or restart the deployment's replicas.",
+            )
+        if (free := free_memory()) < _FREE:
+            raise Unavailable(
+                f"{free >> 20} MiB of memory are free; a new JSON schema is compiled where {_FREE >> 20} are.",
+                code="memory_full",
+                next_step="Use schemas that were used before, or deploy with more --memory.",
             )
         future = self._thread.submit(self._try, grammar)
         self._under_way[grammar] = future
