@@ -20,8 +20,8 @@ def ps(
     deployment: Annotated[str | None, typer.Argument(help=_("Only this deployment."))] = None,
     as_json: Json = False,
 ) -> None:
-    """Show deployments and their replicas. With --json the replicas."""
-    from openmaas.cli.console import nothing, print_json
+    """Show deployments and their replicas, of one also why it has its engine. With --json the replicas."""
+    from openmaas.cli.console import Styled, nothing, print_json, write
 
     client = connect()
     replicas = [replica for replica in client.replicas() if deployment in (None, replica.deployment)]
@@ -33,6 +33,8 @@ def ps(
         nothing(_("Nothing is deployed. Deploy a model: openmaas deploy NAME"))
         return
     _print(client, deployments, replicas)
+    if deployment and (engine := deployments[0].engine) is not None:
+        write(Styled((_("engine  {name} ({why})").format(name=engine.name, why=engine.why), "faint")))
 
 
 def _print(client: Client, deployments: list[DeploymentInfo], replicas: list[ReplicaInfo]) -> None:

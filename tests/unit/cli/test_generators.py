@@ -126,3 +126,11 @@ def test_what_a_deployment_waits_for_is_told_with_its_progress(ask: Any) -> None
     assert "It waits: weights are being converted by job-000009 (comparing 25%)." in out
     answers["GET /api/v1/jobs/job-000009"] = JOBS[0] | {"kind": "measure", "state": "queued"}
     assert "engines are being measured by job-000009 (queued)" in ask(answers, "ps")
+
+
+def test_ps_of_one_deployment_says_why_it_has_its_engine(ask: Any) -> None:
+    why = "Its conversion (job-000007) has failed: It answers otherwise; openmaas jobs show job-000007"
+    one = DEPLOYMENTS[0] | {"engine": {"name": "transformers", "threads": 0, "why": why}}
+    answers = {"GET /api/v1/deployments/digits": one, "GET /api/v1/deployments": page([one]), "GET /api/v1/replicas": []}
+    assert f"engine  transformers ({why})" in ask(answers, "ps", "digits")
+    assert why not in ask(answers, "ps")
