@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import shutil
 import warnings
@@ -11,11 +13,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
 
 from openmaas.core.errors import Cancelled, Refused
 from openmaas.formats.huggingface.sentences import LONG, SENTENCES
 from tests.acceptance.conftest import Server, make_server, stop_all
+from tests.acceptance.generators import async_client_of, client_of, http_of
 from tests.integration.formats.test_saved_model import MADE
 
 pytestmark = pytest.mark.timeout(300)  # libraries that are loaded for the first time, on a busy machine
@@ -281,6 +285,50 @@ def test_a_real_encoder_takes_bytes_from_an_unmodified_client(server: Server, mi
         client.close()
     assert metadata["name"] == "minilm"
     np.testing.assert_allclose(answer.as_numpy("embedding"), vectors(minilm, texts), atol=1e-4)
+
+
+@pytest.mark.usefixtures("minilm")
+def test_a_real_encoder_s_embeddings_in_openai_s_words(server: Server) -> None:
+    with client_of(server) as client, http_of(server) as http:
+        check_embeddings(server, client, http)
+
+
+def check_embeddings(server: Server, client: openai.OpenAI, http: httpx.Client) -> None:
+    texts = ["Ein Modell.", "模型即服务", "a dog", "a hound", "the price of gold"]
+    predicted = http.post("/predict/minilm", json=texts).json()["predictions"]
+    expected = np.array([row["embedding"] for row in predicted], np.float32)
+
+    told = client.embeddings.create(model="minilm", input=texts, encoding_format="float")
+    assert [one.index for one in told.data] == list(range(5))
+    np.testing.assert_allclose([one.embedding for one in told.data], expected, atol=1e-5)
+    assert told.model == "minilm"
+    unasked = client.embeddings.create(model="minilm", input=texts)
+    np.testing.assert_allclose([one.embedding for one in unasked.data], expected, atol=1e-5)
+    raw = http.post("/v1/embeddings", json={"model": "minilm", "input": texts[0], "encoding_format": "base64"}).json()
+    np.testing.assert_allclose(np.frombuffer(base64.b64decode(raw["data"][0]["embedding"]), "<f4"), expected[0], atol=1e-5)
+    one = client.embeddings.create(model="minilm", input=texts[2])
+    np.testing.assert_allclose(one.data[0].embedding, expected[2], atol=1e-5)
+    assert expected[2] @ expected[3] > expected[2] @ expected[4] + 0.2, "they mean something"
+
+    assert told.usage.prompt_tokens == told.usage.total_tokens > len(texts) * 3
+    alone = [client.embeddings.create(model="minilm", input=text).usage.prompt_tokens for text in texts]
+    assert sum(alone) == told.usage.prompt_tokens
+    assert len(client.embeddings.create(model="minilm", input=texts, dimensions=384).data[0].embedding) == 384
+    for more, param in (({"dimensions": 128}, "dimensions"), ({"input": "word " * 5000}, "input"), ({"input": []}, "input")):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.embeddings.create(**({"model": "minilm", "input": "a"} | more))
+        assert (refused.value.param or "").startswith(param), refused.value.message
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="minilm", messages=[{"role": "user", "content": "a"}])
+
+    async def many() -> list[Any]:
+        async with async_client_of(server) as parallel:
+            return await asyncio.gather(
+                *(parallel.embeddings.create(model="minilm", input=texts[number % 5]) for number in range(20))
+            )
+
+    for number, answer in enumerate(asyncio.run(many())):
+        np.testing.assert_allclose(answer.data[0].embedding, expected[number % 5], atol=1e-5)
 
 
 @pytest.mark.slow

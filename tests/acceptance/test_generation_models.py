@@ -1,16 +1,14 @@
-"""Real models through the real program, asked by OpenAI's unmodified client: a GGUF of random weights, and an encoder."""
+"""A real model through the real program, asked by OpenAI's unmodified client: a GGUF whose weights are random."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import openai
 import pytest
 
@@ -60,7 +58,7 @@ TOOLS: Any = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = make_server(tmp_path_factory.mktemp("home"), examine_timeout=280, hold_timeout=30)
+    server = make_server(tmp_path_factory.mktemp("home"), hold_timeout=30)
     server.up()
     yield server
     stop_all(server)
@@ -270,51 +268,3 @@ def test_nothing_of_it_stays_behind(server: Server, client: openai.OpenAI, write
     made = count(server, "openmaas_generation_tokens_total", model_name=writer)
     assert client.chat.completions.create(model=writer, messages=HELLO, max_tokens=5, temperature=0).usage is not None
     assert count(server, "openmaas_generation_tokens_total", model_name=writer) - made == 5
-
-
-# ── embeddings ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_embeddings_of_a_real_encoder(
-    server: Server, client: openai.OpenAI, http: httpx.Client, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    from tests.unit.formats.encoders import copy_minilm
-
-    path = copy_minilm(tmp_path_factory.mktemp("source") / "minilm")
-    server.run("push", str(path), "--name", "minilm", timeout=280)
-    server.json("deploy", "minilm")
-    texts = ["Ein Modell.", "模型即服务", "a dog", "a hound", "the price of gold"]
-    predicted = http.post("/predict/minilm", json=texts).json()["predictions"]
-    vectors = np.array([row["embedding"] for row in predicted], np.float32)
-
-    told = client.embeddings.create(model="minilm", input=texts, encoding_format="float")
-    assert [one.index for one in told.data] == list(range(5))
-    np.testing.assert_allclose([one.embedding for one in told.data], vectors, atol=1e-5)
-    assert told.model == "minilm"
-    unasked = client.embeddings.create(model="minilm", input=texts)
-    np.testing.assert_allclose([one.embedding for one in unasked.data], vectors, atol=1e-5)
-    raw = http.post("/v1/embeddings", json={"model": "minilm", "input": texts[0], "encoding_format": "base64"}).json()
-    np.testing.assert_allclose(np.frombuffer(base64.b64decode(raw["data"][0]["embedding"]), "<f4"), vectors[0], atol=1e-5)
-    one = client.embeddings.create(model="minilm", input=texts[2])
-    np.testing.assert_allclose(one.data[0].embedding, vectors[2], atol=1e-5)
-    assert vectors[2] @ vectors[3] > vectors[2] @ vectors[4] + 0.2, "they mean something"
-
-    assert told.usage.prompt_tokens == told.usage.total_tokens > len(texts) * 3
-    alone = [client.embeddings.create(model="minilm", input=text).usage.prompt_tokens for text in texts]
-    assert sum(alone) == told.usage.prompt_tokens
-    assert len(client.embeddings.create(model="minilm", input=texts, dimensions=384).data[0].embedding) == 384
-    for more, param in (({"dimensions": 128}, "dimensions"), ({"input": "word " * 5000}, "input"), ({"input": []}, "input")):
-        with pytest.raises(openai.BadRequestError) as refused:
-            client.embeddings.create(**({"model": "minilm", "input": "a"} | more))
-        assert (refused.value.param or "").startswith(param), refused.value.message
-    with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(model="minilm", messages=HELLO)
-
-    async def many() -> list[Any]:
-        async with async_client_of(server) as parallel:
-            return await asyncio.gather(
-                *(parallel.embeddings.create(model="minilm", input=texts[number % 5]) for number in range(20))
-            )
-
-    for number, answer in enumerate(asyncio.run(many())):
-        np.testing.assert_allclose(answer.data[0].embedding, vectors[number % 5], atol=1e-5)
