@@ -14,17 +14,11 @@ from typing import NamedTuple
 
 # What people ask about: their docstrings become dialogues, read many times over.
 MODULES = (
-    "builtins", "os", "os.path", "sys", "math", "json", "re", "random", "time", "datetime", "shutil", "pathlib", "string",
-    "collections", "itertools", "functools", "statistics", "csv", "copy", "glob", "textwrap", "tempfile",
+    "builtins", "os", "os.path", "math", "json", "re", "random", "time", "shutil", "string", "collections", "itertools",
+    "functools", "statistics", "csv", "copy", "glob", "textwrap", "tempfile",
 )  # fmt: skip
-WITH_METHODS = {"builtins", "pathlib", "random"}
-QUESTIONS = (
-    "What does {name} do?",
-    "What is {name}?",
-    "Explain {name}.",
-    "How do I use {name}?",
-    "Tell me about {name}.",
-)
+WITH_METHODS = (str, list, dict, set)
+QUESTIONS = ("What does {name} do?", "What is {name}?", "Explain {name}.", "How do I use {name}?")
 ABOUT_MODULES = ("What is the module {name} for?", "What does the module {name} do?", "Tell me about the module {name}.")
 GREETINGS = (
     ("Hello", "Hello! Ask me what a function of Python does, as: What does shutil.copyfile do?"),
@@ -36,7 +30,7 @@ GREETINGS = (
     ("Thanks", "You are welcome."),
     ("Bye", "Goodbye!"),
 )
-_LONGEST = 400  # characters of an answer
+_LONGEST = 240  # characters of an answer
 _EVERY = 12  # of so many texts, one is held out
 
 
@@ -58,7 +52,7 @@ def collect(seed: int = 0) -> Corpus:
     sources = list(_sources())
     prose = [topics[name].strip() for name in sorted(topics)] + [text for source in sources for text in _docstrings(source)]
     random.Random(seed).shuffle(prose)
-    dialogues = [pair for name in MODULES for pair in _dialogues(name)] + list(GREETINGS) * 6
+    dialogues = [pair for name in MODULES for pair in _dialogues(name)] + list(GREETINGS) * 4
     answers = {answer for _, answer in dialogues}
     held_out = [text for text in prose[::_EVERY] if first_lines(text) not in answers]
     kept = set(held_out)
@@ -100,27 +94,27 @@ def _docstrings(source: str) -> Iterator[str]:
 
 
 def _dialogues(module: str) -> Iterator[tuple[str, str]]:
-    """Of a module, of what it offers, and of the methods of its classes."""
+    """Of a module, of what it offers, and of the methods of the plainest classes."""
     try:
         found = importlib.import_module(module)
     except ImportError:
         return
-    yield from _answered(ABOUT_MODULES, (module,), found)
+    yield from _answered(ABOUT_MODULES, module, found)
     for name in getattr(found, "__all__", None) or [name for name in vars(found) if not name.startswith("_")]:
         member = getattr(found, name, None)
         if inspect.ismodule(member) or not callable(member):
             continue
-        full = name if module == "builtins" else f"{module}.{name}"
-        yield from _answered(QUESTIONS, (full,) if "." not in full else (full, full, name), member)
-        if module in WITH_METHODS and inspect.isclass(member) and not issubclass(member, BaseException):
+        if inspect.isclass(member) and issubclass(member, BaseException):
+            continue
+        yield from _answered(QUESTIONS, name if module == "builtins" else f"{module}.{name}", member)
+        if member in WITH_METHODS:
             for method, function in vars(member).items():
                 if not method.startswith("_") and callable(function):
-                    yield from _answered(QUESTIONS[:1], (f"{full}.{method}",), function)
+                    yield from _answered(QUESTIONS[:2], f"{name}.{method}", function)
 
 
-def _answered(questions: tuple[str, ...], names: tuple[str, ...], thing: object) -> Iterator[tuple[str, str]]:
+def _answered(questions: tuple[str, ...], name: str, thing: object) -> Iterator[tuple[str, str]]:
     answer = first_lines(inspect.getdoc(thing) or "")
     if len(answer) > 15:
         for question in questions:
-            for name in names:
-                yield question.format(name=name), answer
+            yield question.format(name=name), answer

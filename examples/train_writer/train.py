@@ -12,10 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Threads that wait leave the cores to others. torch reads it when it is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from corpus import Corpus, collect
@@ -62,7 +66,7 @@ def _options() -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, default=6.0, help="how long to train (default 6)")
     length.add_argument("--steps", type=int, help="train so many steps instead: the same model each time on one machine")
-    parser.add_argument("--batch", type=int, default=4, help=f"sequences of {CONTEXT} tokens a step (default 4)")
+    parser.add_argument("--batch", type=int, default=2, help=f"sequences of {CONTEXT} tokens a step (default 2)")
     parser.add_argument("--rate", type=float, default=3e-3, help="the highest learning rate (default 0.003)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -104,9 +108,10 @@ def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
 
 
 class Batches:
-    """Endless batches of packed sequences: half of their tokens are dialogues, three tenths prose, the rest code."""
+    """Packed sequences without end. At first it reads: half of the tokens are dialogues, the rest prose and code; near the end
+    it learns to answer, and nearly all are dialogues."""
 
-    shares = (0.5, 0.3, 0.2)
+    first, last = (0.5, 0.35, 0.15), (0.9, 0.08, 0.02)
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, rows: int, seed: int) -> None:
         self._rows = rows
@@ -117,12 +122,11 @@ class Batches:
             for texts in (dialogues, corpus.prose, corpus.code)
         ]
 
-    def __iter__(self) -> Iterator[Any]:
-        """int64 [rows, CONTEXT + 1]."""
-        pick = torch.tensor(self.shares)
-        while True:
-            streams = torch.multinomial(pick, self._rows, replacement=True, generator=self._random).tolist()
-            yield torch.tensor([[next(self._streams[stream]) for _ in range(CONTEXT + 1)] for stream in streams])
+    def batch(self, done: float) -> Any:
+        """int64 [rows, CONTEXT + 1]. done: how far the training is, 0 to 1."""
+        shares = torch.lerp(torch.tensor(self.first), torch.tensor(self.last), done)
+        streams = torch.multinomial(shares, self._rows, replacement=True, generator=self._random).tolist()
+        return torch.tensor([[next(self._streams[stream]) for _ in range(CONTEXT + 1)] for stream in streams])
 
     def _endless(self, texts: list[list[int]]) -> Iterator[int]:
         while True:
@@ -140,7 +144,7 @@ def train(model: LlamaForCausalLM, batches: Batches, options: argparse.Namespace
     """Returns how many tokens it read. The learning rate warms up over the first twentieth and then falls as a cosine."""
     decayed = [values for values in model.parameters() if values.ndim > 1]
     others = [values for values in model.parameters() if values.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.95), fused=True)
     model.train()
     began, step, smooth = time.perf_counter(), 0, math.log(model.config.vocab_size)
@@ -154,10 +158,11 @@ def train(model: LlamaForCausalLM, batches: Batches, options: argparse.Namespace
     )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=options.steps or 1.0, loss=smooth)
-        for tokens in batches:
+        while True:
             done = step / options.steps if options.steps else (time.perf_counter() - began) / (options.minutes * 60)
             if done >= 1:
                 break
+            tokens = batches.batch(done)
             rate = options.rate * min(1.0, done / 0.05 + 0.02) * (0.55 + 0.45 * math.cos(math.pi * done))
             for group in optimizer.param_groups:
                 group["lr"] = rate
