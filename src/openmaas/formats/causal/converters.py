@@ -98,10 +98,10 @@ def _running(conversion: Conversion) -> Iterator[subprocess.Popen[str]]:
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
-    """What it writes, without paths and without what a terminal would have overwritten."""
+    """What it writes, without paths and empty lines."""
     assert process.stdout is not None
     for line in process.stdout:
-        if text := line.rstrip("\r\n ").rpartition("\r")[2].strip():
+        if text := line.strip():
             yield without_paths(text)[:_CUT]
 
 
