@@ -72,8 +72,8 @@ class Uploads(Session):
         model: the path of a file or folder, or a live object that an installed format understands, such as a fitted
         scikit-learn estimator. name: of the model; for a path its own name without.
         sample: input rows, an array of shape (rows, …) or a mapping of input names to arrays; beside a path also the path of a
-        .npy, .npz, JSON or CSV file. Of a model that generates text: a text of more than one line that it was not trained on, or
-        the path of a file with one. A conversion is compared with its source on it.
+        .npy, .npz, JSON or CSV file. Of a model that generates text: a text of more than one line that it was not trained on,
+        or the path of a file with one. A conversion is compared with its source on it.
         metadata: free JSON. card: Markdown. parent and recipe: what the version was made from, and how. parity: beside a path
         that was converted here (`converted` in its openmaas.yaml), what was compared, as core.manifest.Parity in plain data.
         progress: told after each piece.
@@ -141,6 +141,10 @@ def _pack_path(path: Path, sample: Any, stack: ExitStack) -> _Package:
         return _Package(files, left_out=left_out)
     if isinstance(sample, str) and "\n" in sample:
         sample = _write_text(sample, _scratch(stack) / "sample.txt")
+    if isinstance(sample, str | os.PathLike):
+        for name, file in files.items():
+            if file.exists() and Path(sample).exists() and file.samefile(sample):
+                return _Package(files, name, left_out=left_out)  # it is among them already
     ending = Path(sample).suffix if isinstance(sample, str | os.PathLike) else ".npz"
     name = next(name for number in count() if (name := f"sample{number or ''}{ending}") not in files)
     if isinstance(sample, str | os.PathLike):

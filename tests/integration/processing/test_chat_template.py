@@ -227,6 +227,18 @@ async def test_a_caller_who_leaves_leaves_no_answer_for_the_next(make: Make) -> 
     assert await template.render([{"role": "user", "content": "again"}]) == "well"
 
 
+async def test_nothing_is_rendered_for_those_who_left_while_they_waited(make: Make) -> None:
+    template = make("{{ messages[0].content }}")
+    await template.start()
+    left = False
+    async with template._turn:  # another one is being rendered
+        waiting = [asyncio.create_task(template.render(HELLO, wanted=lambda: not left)) for _ in range(3)]
+        await asyncio.sleep(0)
+        left = True
+    assert [type(result) for result in await asyncio.gather(*waiting, return_exceptions=True)] == [Unavailable] * 3
+    assert await template.render(HELLO) == HELLO[0]["content"]
+
+
 async def test_many_at_once_and_no_more_than_that(make: Make) -> None:
     template = make("{{ messages[0].content }}", waiting=8)
     asked = [asyncio.create_task(template.render([{"role": "user", "content": str(n)}])) for n in range(20)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from openmaas.core.errors import EngineFailed, OpenMaaSError, Unavailable
@@ -41,11 +41,16 @@ class ChatTemplate:
             await self._running()
 
     async def render(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), variables: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> str:
         """The prompt, with the beginning of the answer unless `variables` says add_generation_prompt: false.
 
-        Raises InvalidInput for what the template refuses, fails on, or does not finish with; Unavailable where too many wait.
+        wanted: whether the caller is still there when the conversation's turn has come. Raises InvalidInput for what the
+        template refuses, fails on, or does not finish with; Unavailable where too many wait, or where nobody does any more.
         """
         given = rendering.conversation(self._special, messages, tools, variables)
         if self._room <= 0:
@@ -56,6 +61,8 @@ class ChatTemplate:
         self._room -= 1
         try:
             async with self._turn:
+                if not wanted():
+                    raise Unavailable("The caller has left.", code="stopping")
                 reply = rendering.read(await self._answer(await self._running(), given, self._seconds))
                 if reply.error == "memory":
                     await self._drop()  # what a full heap still does is anybody's guess

@@ -60,7 +60,7 @@ class Prompts:
         special: bool = False,
     ) -> list[int]:
         """The token ids of a conversation. special: the tokenizer adds its own to those that the template wrote."""
-        text = await self._require_template().render(messages, tools, variables)
+        text = await self._require_template().render(messages, tools, variables, wanted)
         return await self.encode(text, wanted, special=special)
 
     async def encode(self, text: str, wanted: Wanted, *, special: bool = True) -> list[int]:
