@@ -163,6 +163,16 @@ def test_a_sample_travels_with_the_files_and_is_the_same_each_time(folder: Path)
     assert {file.path for file in first.files} == {"a.bin", "sample.npz"}
 
 
+def test_a_sample_that_is_among_the_files_is_sent_once(folder: Path) -> None:
+    control = Control()
+    (folder / "rows.json").write_text("[[1, 2]]")
+    _client(control).push(folder, sample=folder / "rows.json")
+    assert control.wanted is not None
+    assert control.wanted.sample == "rows.json"
+    assert [file.path for file in control.wanted.files].count("rows.json") == 1
+    assert "sample.json" not in {file.path for file in control.wanted.files}
+
+
 def test_a_sample_may_be_a_file(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text("[[1, 2]]")
     control = Control()
