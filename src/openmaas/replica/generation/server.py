@@ -44,7 +44,7 @@ _TENSORS: Final = frozenset({"infer", "v1_predict", "predict"})
 _LARGE: Final = 256 * 1024
 """Bytes from which a body is decoded beside the event loop."""
 _MANY: Final = 4096
-"""Tokens from which they are."""
+"""Tokens from which an answer about them is written there too."""
 _Asked = TypeVar("_Asked")
 _Told = TypeVar("_Told")
 _P = ParamSpec("_P")
