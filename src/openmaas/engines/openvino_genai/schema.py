@@ -49,6 +49,8 @@ def check_schema(text: str) -> None:
     _most("values", values)
     for part in _parts(schema):
         _check_part(part)
+        if isinstance(part, dict) and "$ref" in part:
+            _check_reference(part, schema)
 
 
 def spelled_out(text: str) -> str:
@@ -87,6 +89,30 @@ def _values(part: dict[str, Any]) -> list[Any]:
     return part["enum"] if isinstance(part.get("enum"), list) else []
 
 
+def _check_bounds(part: dict[str, Any]) -> None:
+    """Of numbers with a fraction, and of integers with one bound only, xgrammar lets values pass that are beyond it."""
+    least, most = {"minimum", "exclusiveMinimum"} & part.keys(), {"maximum", "exclusiveMaximum"} & part.keys()
+    if (least or most) and not (least and most and part.get("type") == "integer"):
+        raise InvalidInput(
+            f"Answers cannot be held to {min(least | most)!r} of a JSON schema, unless an integer has a least and a most.",
+            code="invalid_schema",
+            next_step="Give an integer both bounds; leave them out for other numbers, and look at the answer.",
+        )
+
+
+def _check_required(part: dict[str, Any]) -> None:
+    """What is required and not described, xgrammar leaves out."""
+    required, properties = part.get("required"), part.get("properties")
+    described = properties if isinstance(properties, dict) else {}
+    for name in required if isinstance(required, list) else []:
+        if name not in described:
+            raise InvalidInput(
+                f"The JSON schema requires {str(name)[:80]!r}, and its 'properties' do not describe it.",
+                code="invalid_schema",
+                next_step="Describe it, if only as {}.",
+            )
+
+
 def _check_texts(part: dict[str, Any]) -> None:
     """Names and values within values have no pattern that could stand for them."""
     properties = part.get("properties")
@@ -111,6 +137,8 @@ def _check_part(part: Any) -> None:
     if isinstance(part.get("allOf"), list) and len(part["allOf"]) > 1:
         raise InvalidInput("Answers cannot be held to 'allOf' of more than one JSON schema.", code="invalid_schema")
     _check_texts(part)
+    _check_bounds(part)
+    _check_required(part)
     if isinstance(part.get("properties"), dict):
         _most("properties of one object", len(part["properties"]))
     for keyword in ("maxLength", "minLength", "maxItems", "minItems"):
@@ -120,6 +148,37 @@ def _check_part(part: Any) -> None:
         _most("characters of a pattern", len(part["pattern"]))
         counts = re.findall(r"\{\d*,?(\d+)\}", part["pattern"])
         _most("repetitions of a pattern", math.prod(int(count[:9]) for count in counts))
+
+
+def _check_reference(part: dict[str, Any], schema: Any) -> None:
+    """One that only leads to others and back describes nothing: no answer would ever begin."""
+    seen: list[Any] = []
+    current: Any = part
+    while isinstance(current, dict) and isinstance(reference := current.get("$ref"), str):
+        if any(current is one for one in seen):
+            raise InvalidInput(
+                f"The reference {reference[:80]!r} of the JSON schema leads in a circle and describes nothing.",
+                code="invalid_schema",
+                next_step="Let it lead to a schema with a type.",
+            )
+        seen.append(current)
+        current = _at(schema, reference)
+
+
+def _at(schema: Any, reference: str) -> Any:
+    """What stands at a reference within the schema; None for any other, which is the library's to judge."""
+    if not reference.startswith("#"):
+        return None
+    current = schema
+    for name in filter(None, reference[1:].split("/")):
+        key = name.replace("~1", "/").replace("~0", "~")
+        if isinstance(current, list) and key.isdecimal() and len(key) < 6 and int(key) < len(current):
+            current = current[int(key)]
+        elif isinstance(current, dict) and key in current:
+            current = current[key]
+        else:
+            return None
+    return current
 
 
 def _most(what: str, value: int) -> None:

@@ -25,6 +25,8 @@ def nested(levels: int) -> dict[str, Any]:
         {"enum": [{"not": 1}]},
         {"$defs": {"node": {"type": "array", "items": {"$ref": "#/$defs/node"}}}, "$ref": "#/$defs/node"},
         {"allOf": [{"type": "string"}]},
+        {"type": "integer", "exclusiveMinimum": -5, "maximum": 17},
+        {"properties": {"minimum": {"type": "number"}, "required": {}}, "required": ["minimum"]},
         {"allOf": 5},  # the library says what is wrong with it
         {"type": "string", "pattern": "^[a-z]{1,20}-[0-9]{4}$"},
         nested(20),
@@ -44,6 +46,10 @@ def test_what_an_answer_can_be_held_to(schema: Any) -> None:
         ({"anyOf": [{"items": {"uniqueItems": True}}]}, "'uniqueItems'"),
         ({"$defs": {"a": {"not": {}}}}, "'not'"),
         ({"allOf": [{"type": "string"}, {"maxLength": 3}]}, "'allOf'"),
+        ({"type": "number", "minimum": 0, "maximum": 1}, "'maximum'"),
+        ({"items": {"type": "integer", "minimum": 7}}, "'minimum'"),
+        ({"minimum": 1, "exclusiveMaximum": 5}, "'exclusiveMaximum'"),
+        ({"type": "object", "properties": {"b": {}}, "required": ["b", "a"]}, "requires 'a'"),
         ({"maxLength": 100_000}, "100000 for maxLength, where 2000 is the most"),
         ({"items": {"minItems": 1_000_000}}, "minItems"),
         ({"pattern": "^(([a-z]{1,20}){1,20}){1,20}$"}, "8000 for repetitions of a pattern"),
@@ -80,3 +86,28 @@ def test_values_that_the_library_misreads_become_patterns() -> None:
     assert marked["anyOf"] == [{"type": "string", "pattern": r'^ße \\"\*\\"$'}]
     plain = json.dumps({"const": "naïve", "enum": 5})
     assert json.loads(spelled_out(plain)) == json.loads(plain)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+        {"type": "object", "properties": {"x": {"$ref": "#/properties/x"}}},
+        {"anyOf": [{"$ref": "#/anyOf/0"}, {"type": "null"}]},
+    ],
+)
+def test_references_that_lead_in_a_circle_are_refused(schema: Any) -> None:
+    with pytest.raises(InvalidInput, match="circle"):
+        check_schema(json.dumps(schema))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"next": {"$ref": "#"}}},
+        {"$ref": "#/$defs/tree", "$defs": {"tree": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}},
+    ],
+)
+def test_schemas_that_hold_themselves_are_none(schema: Any) -> None:
+    check_schema(json.dumps(schema))
