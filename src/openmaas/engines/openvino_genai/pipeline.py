@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.metadata
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,7 @@ from openmaas.core.hardware import computes_bf16
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
+_TRIED = "2026.4."
 _STEP = "_ZN2ov5genai26ContinuousBatchingPipeline4stepEv"
 _POINTER = ctypes.sizeof(ctypes.c_void_p)
 _POINTERS = 7  # of an object of pybind11's: two of Python's, three of its value and holder, weak references and flags
@@ -77,10 +79,11 @@ def stepper(pipeline: Any) -> Callable[[], None]:
     """`pipeline.step` without the interpreter's lock: the binding of 2026.4 keeps it, so that no other thread of the process
     would run meanwhile. What the library throws in it ends the process.
 
-    The C++ object is behind the first pointer of its Python object, after the reference count and the type. Where the object
-    is of another size, or the library has no such function, it is the binding's own.
+    The C++ object is behind the first pointer of its Python object, after the reference count and the type. In another release
+    than the one that this was tried with, where the object is of another size, or the library has no such function, it is the
+    binding's own.
     """
-    library = _library()
+    library = _library() if importlib.metadata.version("openvino-genai").startswith(_TRIED) else None
     step = getattr(ctypes.CDLL(library), _STEP, None) if library else None
     if step is None or type(pipeline).__basicsize__ != _POINTERS * _POINTER:
         return pipeline.step  # type: ignore[no-any-return]
