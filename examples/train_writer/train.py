@@ -4,7 +4,7 @@
     openmaas push ./my-writer --name writer && openmaas deploy writer && openmaas chat writer
 
 A Llama of some 3 million parameters and a tokenizer of 4,096 tokens, both from nothing but Python's own sources, documentation
-and docstrings. It knows what `shutil.copyfile` does, more or less, and nothing else of this world.
+and docstrings. It answers in the words of docstrings, not always of the right one, and knows nothing else of this world.
 """
 
 from __future__ import annotations
