@@ -267,12 +267,12 @@ def test_new_grammars_are_refused_when_they_hold_too_much_memory(
     opened: OpenVinoGenAiEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(opened)
-    known = '{"type": "integer", "minimum": 17}'
+    known = '{"type": "integer", "minimum": 17, "maximum": 90}'
     run.all(in_json(known))
     monkeypatch.setattr("openmaas.engines.openvino_genai.grammars._MEMORY", 0)
     run.all(in_json(known))
     with pytest.raises(Unavailable, match="memory"):
-        opened.admit(in_json('{"type": "integer", "minimum": 18}'))
+        opened.admit(in_json('{"type": "integer", "minimum": 18, "maximum": 90}'))
 
 
 def test_a_pipeline_that_cannot_be_opened_fails_those_who_need_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
