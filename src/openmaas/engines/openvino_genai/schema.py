@@ -32,6 +32,23 @@ _NOT_KEPT = frozenset(
 """Keywords that xgrammar passes over, so that answers need not obey them."""
 _MISREAD = re.compile("[\x80-\xff][0-9A-Fa-f]")
 """xgrammar writes the first of the two as \\xdf, and takes the other for one more digit of it: another word than Größe."""
+_ALONE = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
+_NOTES = frozenset(
+    {
+        "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator", "$defs",
+        "definitions", "$schema", "$id", "$comment",
+    }
+)  # fmt: skip
+"""Keywords that restrict nothing."""
+_TYPES: dict[str, Any] = {
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+    "null": type(None),
+    "array": list,
+    "object": dict,
+}
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties", "unevaluatedProperties", "unevaluatedItems", "propertyNames", "additionalItems")
@@ -89,6 +106,23 @@ def _values(part: dict[str, Any]) -> list[Any]:
     return part["enum"] if isinstance(part.get("enum"), list) else []
 
 
+def _check_beside(part: dict[str, Any]) -> None:
+    """xgrammar takes the first of some keywords, and passes over what else restricts the same values."""
+    first = next((keyword for keyword in _ALONE if keyword in part), None)
+    ignored = part.keys() - _NOTES - {first} if first is not None else set()
+    if first in ("const", "enum") and all(isinstance(value, _TYPES.get(str(part.get("type")), ())) for value in _values(part)):
+        ignored.discard("type")
+    if "pattern" in part or "format" in part:
+        ignored |= part.keys() & {"minLength", "maxLength"} | (part.keys() & {"format"} if "pattern" in part else set())
+        first = first or ("pattern" if "pattern" in part else "format")
+    if ignored:
+        raise InvalidInput(
+            f"Answers cannot be held to {min(ignored)!r} beside {first!r} in a JSON schema.",
+            code="invalid_schema",
+            next_step=f"Say in one keyword what the value must be: leave out {min(ignored)!r}, or {first!r}.",
+        )
+
+
 def _check_bounds(part: dict[str, Any]) -> None:
     """Of numbers with a fraction, and of integers with one bound only, xgrammar lets values pass that are beyond it."""
     least, most = {"minimum", "exclusiveMinimum"} & part.keys(), {"maximum", "exclusiveMaximum"} & part.keys()
@@ -137,6 +171,7 @@ def _check_part(part: Any) -> None:
     if isinstance(part.get("allOf"), list) and len(part["allOf"]) > 1:
         raise InvalidInput("Answers cannot be held to 'allOf' of more than one JSON schema.", code="invalid_schema")
     _check_texts(part)
+    _check_beside(part)
     _check_bounds(part)
     _check_required(part)
     if isinstance(part.get("properties"), dict):
