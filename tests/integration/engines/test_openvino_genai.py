@@ -299,7 +299,7 @@ def test_what_needs_memory_that_is_not_there_is_refused(folder: Path, monkeypatc
         with pytest.raises(Unavailable, match="128 MiB with what goes with them; 100 MiB are free"):
             engine.admit(CONTRACT.request(sampling=penalty))
         with pytest.raises(Unavailable, match="100 MiB of memory are free"):
-            engine.admit(in_json('{"type": "integer", "minimum": 19}'))
+            engine.admit(in_json('{"type": "integer", "minimum": 19, "maximum": 90}'))
         assert not engine.busy
         assert len(run.all(CONTRACT.request(max_tokens=4))[0]) == 4
     assert len(run.all(CONTRACT.request(sampling=penalty))[0]) == 8
