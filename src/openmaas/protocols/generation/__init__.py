@@ -69,11 +69,11 @@ class Choice(msgspec.Struct, kw_only=True):
 
 class Usage(msgspec.Struct, kw_only=True):
     """The engine's own tokens. prompt: of each prompt once, however many answers it got. cached: of these, from a prefix that
-    was there already."""
+    was there already, None where the engine does not say."""
 
     prompt: int = 0
     completion: int = 0
-    cached: int = 0
+    cached: int | None = 0
 
 
 class Writer(Protocol):

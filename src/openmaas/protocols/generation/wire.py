@@ -28,7 +28,7 @@ def usage_of(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "prompt_tokens_details": None if usage.cached is None else {"cached_tokens": usage.cached},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
 

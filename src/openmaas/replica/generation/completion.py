@@ -13,9 +13,9 @@ from openmaas.protocols.generation import Ask, Choice, Delta, Finish
 class Completion:
     """One of the n answers that a request asks for. It keeps what it gave only where the whole is asked for.
 
-    request: what the engine is asked for. finish: why it ended, empty before. cached: prompt tokens that a cached prefix gave.
-    last: when the engine's last tokens came. stops: that end it. tools: calls of tools are looked for. prefix: what the text
-    begins with (the prompt, where it is echoed).
+    request: what the engine is asked for. finish: why it ended, empty before. cached: prompt tokens that a cached prefix gave,
+    -1 while the engine does not say. last: when the engine's last tokens came. stops: that end it. tools: calls of tools are
+    looked for. prefix: what the text begins with (the prompt, where it is echoed).
     """
 
     __slots__ = (
@@ -38,7 +38,7 @@ class Completion:
         self.request = request
         self.finish: Literal[""] | Finish = ""
         self.generated = 0
-        self.cached = 0
+        self.cached = -1
         self.last = 0.0
         self._codec = text.codec
         self._stream = text.codec.stream()
@@ -56,7 +56,7 @@ class Completion:
         """What the caller reads more of now; None for nothing, as in the middle of a character. Sets `finish` at the end."""
         tokens = progress.tokens
         self.generated += len(tokens)
-        if progress.cached > 0:
+        if progress.cached >= 0:
             self.cached = progress.cached
         if progress.finish == "stop" and tokens and tokens[-1] in self.request.end:
             tokens = tokens[:-1]  # it says that it is over, and is no text

@@ -193,7 +193,7 @@ class Generation:
         return Usage(
             prompt=sum([len(completion.request.prompt) for completion in firsts]),
             completion=sum([completion.generated for completion in self.completions]),
-            cached=sum([completion.cached for completion in firsts]),
+            cached=None if any(completion.cached < 0 for completion in firsts) else sum([one.cached for one in firsts]),
         )
 
     def _count(self, completion: Completion, tokens: int, now: float) -> None:
@@ -201,7 +201,7 @@ class Generation:
         if not completion.last:
             if completion.index % self._ask.n == 0:
                 self._counts.prompt_tokens += len(completion.request.prompt)
-                self._counts.cached_tokens += completion.cached
+                self._counts.cached_tokens += max(0, completion.cached)
             if not self._first:
                 self._first = now
                 self._counts.first_token.add(now - self._arrived)

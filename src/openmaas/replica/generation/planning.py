@@ -88,6 +88,7 @@ class Planner:
                 next_step=f"Ask for at most {left} tokens (max_tokens), or shorten the prompt."
                 if left > 0
                 else f"Shorten the prompt to less than {context} tokens.",
+                param="prompt" if ask.messages is None else "messages",
             )
         if min(prompt) < 0 or max(prompt) >= vocabulary:
             wrong = next(token for token in prompt if not 0 <= token < vocabulary)

@@ -9,6 +9,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from openmaas.protocols.generation import Choice, Delta
 from tests.unit.protocols.openai.asks import (
+from openmaas.protocols.generation import Usage
+from openmaas.protocols.generation.wire import usage_of
     CALL,
     GRUESSE,
     MESSAGES,
@@ -139,3 +141,8 @@ def test_what_the_client_sends_back_is_understood() -> None:
     assert decoded.messages is not None
     assert decoded.messages[1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Graz"}}
     assert decoded.messages[2] == {"role": "tool", "content": "sunny", "tool_call_id": "call_1"}
+
+
+def test_what_an_engine_does_not_say_of_its_cache_is_not_said() -> None:
+    assert usage_of(Usage(prompt=3, completion=2, cached=None))["prompt_tokens_details"] is None
+    assert usage_of(Usage(prompt=3, completion=2, cached=0))["prompt_tokens_details"] == {"cached_tokens": 0}
