@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from openmaas.protocols.generation import Choice, Delta
-from tests.unit.protocols.openai.asks import (
-from openmaas.protocols.generation import Usage
+from openmaas.protocols.generation import Choice, Delta, Usage
 from openmaas.protocols.generation.wire import usage_of
+from tests.unit.protocols.openai.asks import (
     CALL,
     GRUESSE,
     MESSAGES,
