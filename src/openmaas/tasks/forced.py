@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from openmaas.core.errors import EngineFailed, without_paths
 from openmaas.core.manifest import Comparison
 from openmaas.core.settings import Settings, variable
+from openmaas.core.signal_stack import drop_signal_stack
 from openmaas.tasks.passages import Ids
 
 OUTPUT = "logits"
@@ -50,6 +51,8 @@ def _answers(model: Path, passages: Sequence[Ids], threads: int) -> Iterator[NDA
     except Exception as error:
         said = without_paths(" ".join(str(error).split()))[:300]
         raise EngineFailed(f"OpenVINO cannot load it: {said}", code="load_failed") from None
+    finally:
+        drop_signal_stack()
     names = {name for one in compiled.inputs for name in one.get_names()}
     request = compiled.create_infer_request()
     for ids in passages:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmaas.core.errors import EngineFailed, without_paths
+from openmaas.core.signal_stack import drop_signal_stack
 from openmaas.core.types import DataType, Signature, TensorSpec
 
 # `import openvino` sends usage data to its maker; without this package it has nothing to send them with.
@@ -68,6 +69,8 @@ class OpenVinoModel:
             self._request = self._compiled.create_infer_request()
         except Exception as error:
             raise EngineFailed(f"OpenVINO cannot load the model: {_reason(error)}", code="load_failed") from None
+        finally:
+            drop_signal_stack()
         self._tensor = openvino.Tensor
         # The binding under `request.infer`, whose Python layers would be a third of a tiny model's 30 µs.
         self._infer = partial(InferRequest.infer, self._request)

@@ -16,6 +16,7 @@ import numpy as np
 
 from openmaas.core.errors import EngineFailed, without_paths
 from openmaas.core.hardware import computes_bf16
+from openmaas.core.signal_stack import drop_signal_stack
 
 # `import openvino_genai` imports openvino, which sends usage data to its maker; without this package it has nothing to send
 # them with.
@@ -73,6 +74,8 @@ def open_pipeline(entry: Path, options: PipelineOptions, *, blocks: int, prefix_
         return openvino_genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU", properties)
     except Exception as error:
         raise EngineFailed(f"OpenVINO GenAI cannot load the model: {_reason(error)}", code="load_failed") from None
+    finally:
+        drop_signal_stack()
 
 
 def stepper(pipeline: Any) -> Callable[[], None]:
