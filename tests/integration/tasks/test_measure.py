@@ -278,7 +278,7 @@ def children() -> list[int]:
 def test_candidates_that_are_too_large_together_take_turns_in_memory(
     registry: Registry, job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "_available_memory", lambda: 200 << 20)
+    monkeypatch.setattr(measure, "free_memory", lambda: 250 << 20)
     monkeypatch.setattr(measure, "_ROUNDS", 1)
     work = job("measure", version=dummy(registry, tmp_path, allocate=60 << 20))
     together: list[int] = []
