@@ -118,6 +118,7 @@ def generation(
     streams: Annotated[str, typer.Option(help="Streams side by side, with commas between.")] = "1,8,16",
     rounds_: Annotated[int, typer.Option("--rounds", min=1, help="Visits to each server.")] = 2,
     page: Page = True,
+    add: Annotated[bool, typer.Option(help="Add the visits to the last run.")] = False,
     show: Annotated[bool, typer.Option(help="Only draw the last run again.")] = False,
 ) -> None:
     """Tokens a second of servers that generate text, beside the engine alone."""
@@ -127,7 +128,9 @@ def generation(
         chosen = [GENERATORS[name] for name in _chosen(peers, GENERATORS)]
         for peer in chosen:
             peer.prepare()
-        report = generation_rounds.run(chosen, [int(level) for level in streams.split(",")], rounds_, console)
+        levels = [int(level) for level in streams.split(",")]
+        former = GenerationReport.load() if add else None
+        report = generation_rounds.run(chosen, levels, rounds_, console, former)
     console.print(generation_table.terminal(report))
     generation_plot.draw(report)
     if page:

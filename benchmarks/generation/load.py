@@ -67,19 +67,17 @@ class Prompts:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
-        self.words_a_token = 0.8
 
     def text(self, tokens: int) -> str:
-        count = max(1, round(tokens * self.words_a_token))
+        count = max(1, tokens // 2)  # the model's tokenizer makes two of each: the word and the digit
         return " ".join(f"{self._random.choice(_WORDS)}{self._random.randrange(10)}" for _ in range(count))
 
 
 async def measure(endpoint: Endpoint, levels: Sequence[int], seed: int, tell: Callable[[str], None]) -> Reading:
-    """All of the load, after a warm-up that also tells how many tokens a word has."""
+    """All of the load, after a warm-up."""
     prompts = Prompts(seed)
     tell("warming")
-    calibration = await _ask(endpoint, prompts.text(PROMPT), 8)
-    prompts.words_a_token *= PROMPT / max(1, calibration.prompt)
+    await _ask(endpoint, prompts.text(PROMPT), 8)
     await asyncio.gather(*(_ask(endpoint, prompts.text(SHORT), 16) for _ in range(max(levels))))
     found = []
     for streams in levels:
@@ -89,7 +87,9 @@ async def measure(endpoint: Endpoint, levels: Sequence[int], seed: int, tell: Ca
     long = [await _ask(endpoint, prompts.text(LONG), 1) for _ in range(2)]
     tell("short calls beside a long prompt")
     idle = [(await _ask(endpoint, prompts.text(SHORT), 2)).first for _ in range(7)]
-    return Reading(found, median(one.prompt / one.first for one in long), median(idle), await _beside(endpoint, prompts))
+    return Reading(
+        found, median((one.prompt or LONG) / one.first for one in long), median(idle), await _beside(endpoint, prompts)
+    )
 
 
 async def _level(endpoint: Endpoint, prompts: Prompts, streams: int) -> Level:

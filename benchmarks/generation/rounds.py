@@ -30,11 +30,14 @@ PATIENCE = 420.0
 """Seconds that a server gets from its start to its first answer; one compiles for minutes the first time."""
 
 
-def run(peers: Sequence[Peer], levels: Sequence[int], rounds: int, console: Console) -> Report:
-    """All rounds; the report is saved after each visit, so that an end by force loses one."""
+def run(peers: Sequence[Peer], levels: Sequence[int], rounds: int, console: Console, former: Report | None = None) -> Report:
+    """All rounds; the report is saved after each visit, so that an end by force loses one.
+
+    former: the report of a run that these visits are added to; the engine alone is not measured again then.
+    """
     precisions = sorted({peer.weights for peer in peers if peer.name.startswith("openmaas")})
-    alone = {f"alone-{weights}": weights for weights in precisions}
-    report = Report(
+    alone = {} if former else {f"alone-{weights}": weights for weights in precisions}
+    report = former or Report(
         date=datetime.now(UTC).date().isoformat(),
         machine=this_machine(),
         rounds=rounds,
@@ -44,6 +47,10 @@ def run(peers: Sequence[Peer], levels: Sequence[int], rounds: int, console: Cons
         versions={peer.name: peer.version() for peer in peers},
         model=TITLE,
     )
+    for peer in peers:
+        report.titles[peer.name], report.weights[peer.name] = peer.title, peer.weights
+        report.versions[peer.name] = peer.version()
+        report.failures.pop(peer.name, None)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, _progress(console) as progress:
         task = progress.add_task("", total=rounds * (len(peers) + len(alone)))
         for turn in range(rounds):
