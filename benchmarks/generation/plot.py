@@ -39,7 +39,8 @@ def draw(report: Report) -> None:
         for label, row in zip(axes[0][0].get_yticklabels(), rows, strict=True):
             label.set_color(OURS if row.name.startswith("openmaas") else INK)
         figure.suptitle("Decoded tokens a second", x=0.012, ha="left", size=16, weight="bold")
-        source = f"{report.model} · {report.date} · {report.machine} · median of {report.rounds} rounds"
+        rounds = "one round" if report.rounds == 1 else f"median of {report.rounds} rounds"
+        source = f"{report.model} · {report.date} · {report.machine} · {rounds}"
         figure.text(0.012, 0.015, source, size=8.5, color=FAINT)
         figure.tight_layout(rect=(0, 0.05, 1, 0.99))
         figure.savefig(PLOT, dpi=150, facecolor="white")

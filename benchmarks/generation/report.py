@@ -49,10 +49,13 @@ class Report:
     def load(cls) -> Report:
         return msgspec.json.decode(RESULT.read_bytes(), type=cls)
 
+    def _rank(self, name: str) -> int:
+        return -1 if name.startswith("openmaas") else [*self.titles].index(name)
+
     def rows(self) -> list[Visit]:
-        """Medians, one a server that was measured, in the order of the titles."""
+        """Medians, one a server that was measured: by weights, ours first, the engine alone last."""
         found = []
-        for name in self.titles:
+        for name in sorted(self.titles, key=lambda name: (self.weights[name], name.startswith("alone"), self._rank(name))):
             visits = [visit for visit in self.visits if visit.name == name]
             if visits:
                 found.append(_middle(name, visits))

@@ -58,9 +58,13 @@ def markdown(report: Report) -> str:
     return table + "\n\n" + "\n".join(f"- {note}" for note in notes(report))
 
 
+def _visits(rounds: int) -> str:
+    return "one visit to each in turn" if rounds == 1 else f"{rounds} visits to each in turn, medians"
+
+
 def notes(report: Report) -> list[str]:
     found = [
-        f"{report.model}, {report.rounds} visits to each in turn, medians, {report.date}, {report.machine}; "
+        f"{report.model}, {_visits(report.rounds)}, {report.date}, {report.machine}; "
         "two threads for every engine, the load generator on the same cores.",
         f"Streams: prompts of about {PROMPT} tokens, all different, {ANSWER} tokens each, greedy, by /v1/chat/completions. "
         "Decoded tokens/s are those of all streams together while all of them were being answered.",
