@@ -13,15 +13,6 @@ class _Stack(ctypes.Structure):
     _fields_ = (("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
-def has_signal_stack() -> bool:
-    """Whether the handlers of signals that reach this thread run on a stack of their own."""
-    if sys.platform != "linux":
-        return False
-    stack = _Stack()
-    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
-    return not stack.flags & _DISABLE
-
-
 def drop_signal_stack() -> None:
     """Let them run on the thread's usual stack again.
 
