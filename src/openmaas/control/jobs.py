@@ -31,7 +31,7 @@ from openmaas.control.job_schedule import Verdict, due, verdict
 from openmaas.control.keys import KeyService
 from openmaas.control.observed import Fleet
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
-from openmaas.control.references import find_version
+from openmaas.control.references import find_dataset, find_version
 from openmaas.core.contracts import Cause, JobStatus, Observed
 from openmaas.core.errors import Cancelled, Conflict, Forbidden, InvalidInput, LimitReached
 from openmaas.core.jobs import Arguments, check_arguments
@@ -344,11 +344,18 @@ def _rows(session: Session, states: Sequence[str], limit: int | None = None) -> 
 
 
 def _pin(session: Session, project: str, asked: Arguments) -> tuple[Arguments, VersionRow | None]:
-    """The arguments with the exact version that they mean now."""
-    if not asked.version:
-        return asked, None
-    model, version = find_version(session, project, asked.version)
-    return msgspec.structs.replace(asked, version=f"{model.name}:{version.number}"), version
+    """The arguments with the exact versions that they mean now, and the row of the one that the job is about."""
+
+    def exact(reference: str) -> str:
+        model, version = find_version(session, project, reference)
+        return f"{model.name}:{version.number}"
+
+    def exact_dataset(reference: str) -> str:
+        dataset, version = find_dataset(session, project, reference)
+        return f"{dataset.name}:{version.number}"
+
+    pinned = asked.pinned(exact, exact_dataset)
+    return pinned, find_version(session, project, pinned.version)[1] if pinned.version else None
 
 
 def _equal(session: Session, project: str, kind: str, arguments: str) -> JobRow | None:

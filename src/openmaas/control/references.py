@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from openmaas.core.errors import NotFound
+from openmaas.core.errors import InvalidInput, NotFound
 from openmaas.core.names import Reference, check_alias, check_name, parse_reference
-from openmaas.store.tables import AliasRow, ModelRow, VersionRow
+from openmaas.store.tables import AliasRow, DatasetRow, DatasetVersionRow, ModelRow, VersionRow
 
 
 def find_model(session: Session, project: str, name: str) -> ModelRow:
@@ -38,6 +38,34 @@ def find_version(session: Session, project: str, reference: str | Reference) -> 
             next_step=f"openmaas show {model.name} names its versions.",
         )
     return model, version
+
+
+def find_dataset(session: Session, project: str, reference: str) -> tuple[DatasetRow, DatasetVersionRow]:
+    """A dataset's version: digits-test (its newest) or digits-test:2. Raises InvalidInput, NotFound."""
+    target = parse_reference(reference)
+    if target.alias is not None:
+        raise InvalidInput(
+            f"{reference[:80]!r}: datasets have no aliases.", code="invalid_name", next_step=f"Write {target.model}:NUMBER."
+        )
+    query = select(DatasetRow).where(DatasetRow.project == project, DatasetRow.name == target.model, DatasetRow.versions > 0)
+    dataset = session.scalar(query)
+    if dataset is None:
+        raise NotFound(
+            f"There is no dataset {target.model!r}.",
+            code="dataset_not_found",
+            next_step="openmaas data ls shows those that there are; openmaas data push FILE --name NAME makes one.",
+        )
+    number = target.number if target.number is not None else dataset.latest
+    rows = select(DatasetVersionRow).where(DatasetVersionRow.dataset_id == dataset.id, DatasetVersionRow.number == number)
+    known = number is not None and 0 < number <= dataset.last_number
+    version = session.scalar(rows.where(DatasetVersionRow.deleted_at.is_(None))) if known else None
+    if version is None:
+        raise NotFound(
+            f"There is no dataset version {dataset.name}:{number}; the newest is {dataset.name}:{dataset.latest}.",
+            code="dataset_not_found",
+            next_step=f"openmaas data show {dataset.name} names its versions.",
+        )
+    return dataset, version
 
 
 def _alias_number(session: Session, model: ModelRow, alias: str) -> int:

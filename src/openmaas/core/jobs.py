@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, Literal, Self
 
 import msgspec
 
 from openmaas.core.errors import InvalidInput
-
-Target = Literal["onnx", "openvino", "torchscript", "torch-export", "tflite", "openvino-genai"]
-Weights = Literal["", "auto", "bf16", "int8", "int4"]
+from openmaas.core.recipes import Recipe, Target, Weights, read_recipe
 
 GENERATOR_TARGET: Final = "openvino-genai"
 """What text generators are converted to."""
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of one kind of job. `version` is an exact reference, digits:3."""
+    """Of one kind of job. `version` is an exact reference, digits:3.
+
+    Fields that hold references are named in `version_fields` and `dataset_fields` (a text, or a tuple of texts; empty ones name
+    nothing): what they mean is settled when the job is submitted, so that an alias that moves does not change a waiting job.
+    """
 
     kind: ClassVar[str]
+    version_fields: ClassVar[tuple[str, ...]] = ("version",)
+    dataset_fields: ClassVar[tuple[str, ...]] = ()
     version: str
 
     @property
     def measures(self) -> bool:
         return False
+
+    def pinned(self, versions: Callable[[str], str], datasets: Callable[[str], str]) -> Self:
+        """With exact references in place of those that were given."""
+        changes: dict[str, Any] = {}
+        for names, exact in ((self.version_fields, versions), (self.dataset_fields, datasets)):
+            for name in names:
+                given = getattr(self, name)
+                changes[name] = (exact(given) if given else given) if isinstance(given, str) else tuple(map(exact, given))
+        return msgspec.structs.replace(self, **changes)
 
 
 class MeasureArguments(Arguments, frozen=True, kw_only=True):
@@ -64,6 +78,94 @@ class ParityArguments(Arguments, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "parity"
     data: dict[str, Any] | None = None
+
+
+class EvaluateArguments(Arguments, frozen=True, kw_only=True):
+    """Answer a dataset with a version and hold the answers against the truth; its speed is measured with it.
+
+    rows: at most so many, drawn by the seed; 0 is all. engine: label of the one that runs it, empty is the one that serves it.
+    """
+
+    kind: ClassVar[str] = "evaluate"
+    dataset_fields: ClassVar[tuple[str, ...]] = ("data",)
+    data: str
+    rows: int = 0
+    engine: str = ""
+    seed: int = 0
+
+    @property
+    def measures(self) -> bool:
+        return True
+
+
+class CompareArguments(Arguments, frozen=True, kw_only=True):
+    """Measure versions beside `version`, their baseline, in one alternating run. others: of any models with equal inputs.
+
+    data: what their quality is compared on; empty compares their answers to the baseline's sample only. seconds: of timing.
+    """
+
+    kind: ClassVar[str] = "compare"
+    version_fields: ClassVar[tuple[str, ...]] = ("version", "others")
+    dataset_fields: ClassVar[tuple[str, ...]] = ("data",)
+    others: tuple[str, ...]
+    data: str = ""
+    rows: int = 0
+    seconds: float = 60.0
+    seed: int = 0
+
+    @property
+    def measures(self) -> bool:
+        return True
+
+
+class OptimizeArguments(Arguments, frozen=True, kw_only=True):
+    """Make a variant by a recipe, or search for the best (`auto`), measure it beside its parent and register it.
+
+    recipe: plain data as core/recipes.py reads it. data: a training set, for passes that train or calibrate. evaluation: the
+    set that quality is measured on; without it, agreement with the parent on `data` or the version's own sample.
+    auto: tries the passes that fit. max_loss: of quality that a recommended variant may lose, as a share (0.01 is one point of
+    accuracy); target: what is made best within it. metric: empty is the usual one. seconds: that a search may take.
+    """
+
+    kind: ClassVar[str] = "optimize"
+    version_fields: ClassVar[tuple[str, ...]] = ("version",)
+    dataset_fields: ClassVar[tuple[str, ...]] = ("data", "evaluation")
+    recipe: dict[str, Any] | None = None
+    data: str = ""
+    evaluation: str = ""
+    auto: bool = False
+    max_loss: float = 0.01
+    target: Literal["latency", "throughput", "size", "memory"] = "latency"
+    metric: str = ""
+    seconds: float = 900.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.auto == (self.recipe is not None):
+            raise ValueError("give either a recipe or auto")
+        if not 0 <= self.max_loss < 1 or not 1 <= self.seconds <= 86_400:
+            raise ValueError("max_loss must be from 0 to 1, and seconds from 1 to 86400")
+        recipe = self.steps
+        if recipe is not None and recipe.needs_data and not self.data:
+            without = next(step.name for step in recipe.steps if step.needs_data)
+            raise ValueError(f"the pass {without} trains or calibrates on data, and none is given; give --data")
+
+    @property
+    def steps(self) -> Recipe | None:
+        """The recipe, checked. Raises InvalidInput."""
+        return None if self.recipe is None else read_recipe(self.recipe)
+
+    @property
+    def measures(self) -> bool:
+        return True
+
+    def pinned(self, versions: Callable[[str], str], datasets: Callable[[str], str]) -> Self:
+        """The versions that steps name too."""
+        made = super().pinned(versions, datasets)
+        recipe = made.steps
+        if recipe is None:
+            return made
+        return msgspec.structs.replace(made, recipe=recipe.pinned(versions).to_plain())
 
 
 class DummyArguments(Arguments, frozen=True, kw_only=True):
@@ -113,8 +215,12 @@ class _Recipe(msgspec.Struct):
 
 
 KINDS: dict[str, type[Arguments]] = {
-    kind.kind: kind for kind in (MeasureArguments, ConvertArguments, ParityArguments, DummyArguments, DummyMeasureArguments)
-}
+    kind.kind: kind
+    for kind in (
+        MeasureArguments, ConvertArguments, ParityArguments, EvaluateArguments, CompareArguments, OptimizeArguments,
+        DummyArguments, DummyMeasureArguments,
+    )
+}  # fmt: skip
 
 
 def check_arguments(kind: str, arguments: dict[str, Any]) -> Arguments:

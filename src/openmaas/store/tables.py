@@ -293,6 +293,141 @@ class MeasurementRow(Base):
     at: Mapped[float] = mapped_column(Double)
 
 
+# ── datasets, evaluations, gates ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class DatasetRow(Base):
+    """A dataset's name. It exists for people while `versions` > 0; the row stays, so that numbering goes on."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (UniqueConstraint("project", "name"),)
+
+    id: Mapped[int] = mapped_column(Identity, primary_key=True)
+    project: Mapped[str] = mapped_column(Name)
+    name: Mapped[str] = mapped_column(Name)
+    last_number: Mapped[int] = mapped_column(default=0)
+    versions: Mapped[int] = mapped_column(default=0)
+    latest: Mapped[int | None]
+    created_at: Mapped[float] = mapped_column(Double)
+    updated_at: Mapped[float] = mapped_column(Double)
+
+
+class DatasetVersionRow(Base):
+    """An immutable version of a dataset. `manifest` is core.datasets.DatasetManifest as JSON; `digest` is its SHA-256."""
+
+    __tablename__ = "dataset_versions"
+    __table_args__ = (UniqueConstraint("dataset_id", "number"), Index("dataset_versions_digest", "project", "digest"))
+
+    id: Mapped[int] = mapped_column(Identity, primary_key=True)
+    project: Mapped[str] = mapped_column(Name)
+    dataset_id: Mapped[int] = mapped_column(ForeignKey("datasets.id"))
+    number: Mapped[int]
+    digest: Mapped[str] = mapped_column(Digest)
+    manifest: Mapped[str] = mapped_column(Text)
+    size: Mapped[int] = mapped_column(BigInteger)
+    rows: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[float] = mapped_column(Double)
+    created_by: Mapped[str] = mapped_column(Name)
+    deleted_at: Mapped[float | None] = mapped_column(Double)
+
+
+class DatasetFileRow(Base):
+    """A file of a dataset's version that is not deleted: the reference that keeps its blob."""
+
+    __tablename__ = "dataset_files"
+    __table_args__ = (Index("dataset_files_blob", "sha256", "project"),)
+
+    version_id: Mapped[int] = mapped_column(ForeignKey("dataset_versions.id"), primary_key=True)
+    path: Mapped[str] = mapped_column(FilePath, primary_key=True)
+    project: Mapped[str] = mapped_column(Name)
+    sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
+class EvaluationRow(Base):
+    """A version on a dataset, by their digests. Only added to: the newest counts. `result` is core.evaluations.Evaluation."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (Index("evaluations_version", "project", "digest", "dataset_digest", "id"),)
+
+    id: Mapped[int] = mapped_column(Identity, primary_key=True)
+    project: Mapped[str] = mapped_column(Name)
+    version: Mapped[str] = mapped_column(String(255))
+    digest: Mapped[str] = mapped_column(Digest)
+    dataset: Mapped[str] = mapped_column(String(255))
+    dataset_digest: Mapped[str] = mapped_column(Digest)
+    metric: Mapped[str] = mapped_column(String(64))
+    value: Mapped[float] = mapped_column(Double)
+    result: Mapped[str] = mapped_column(Text)
+    job: Mapped[str] = mapped_column(String(32))
+    actor: Mapped[str] = mapped_column(Name)
+    at: Mapped[float] = mapped_column(Double)
+
+
+class VariantRow(Base):
+    """What a comparison said of a version beside its parent. Only added to: the newest counts.
+
+    `result` is the entrant of core.evaluations.VersionComparison as JSON; dominated: worse than its parent on every axis.
+    """
+
+    __tablename__ = "variants"
+    __table_args__ = (Index("variants_version", "project", "digest", "id"),)
+
+    id: Mapped[int] = mapped_column(Identity, primary_key=True)
+    project: Mapped[str] = mapped_column(Name)
+    version: Mapped[str] = mapped_column(String(255))
+    digest: Mapped[str] = mapped_column(Digest)
+    baseline: Mapped[str] = mapped_column(String(255))
+    dominated: Mapped[bool]
+    result: Mapped[str] = mapped_column(Text)
+    job: Mapped[str] = mapped_column(String(32))
+    at: Mapped[float] = mapped_column(Double)
+
+
+class GateRow(Base):
+    """The conditions under which an alias or a deployment may move. Only added to: the newest of a target counts.
+
+    target: alias or deployment; name: of it. rules: core.evaluations.Rules as JSON, None where the gate was taken away.
+    """
+
+    __tablename__ = "gates"
+    __table_args__ = (Index("gates_target", "model_id", "target", "name", "id"),)
+
+    id: Mapped[int] = mapped_column(Identity, primary_key=True)
+    project: Mapped[str] = mapped_column(Name)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    target: Mapped[Literal["alias", "deployment"]] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(Name)
+    rules: Mapped[str | None] = mapped_column(Text)
+    actor: Mapped[str] = mapped_column(Name)
+    at: Mapped[float] = mapped_column(Double)
+
+
+class GateDecisionRow(Base):
+    """What a gate decided of one wish to move, and why. Only added to. `checks` is JSON: core.evaluations.Check of each rule.
+
+    outcome: passed, refused, or forced by `actor` although it would have been refused.
+    """
+
+    __tablename__ = "gate_decisions"
+    __table_args__ = (Index("gate_decisions_history", "model_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(Identity, primary_key=True)
+    project: Mapped[str] = mapped_column(Name)
+    gate_id: Mapped[int] = mapped_column(ForeignKey("gates.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    target: Mapped[Literal["alias", "deployment"]] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(Name)
+    number: Mapped[int]
+    previous: Mapped[int | None]
+    outcome: Mapped[Literal["passed", "refused", "forced"]] = mapped_column(String(16))
+    rules: Mapped[str] = mapped_column(Text)
+    checks: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    actor: Mapped[str] = mapped_column(Name)
+    at: Mapped[float] = mapped_column(Double)
+
+
 class CounterRow(Base):
     """A number that only grows: the versions of Snapshot and Desired (`snapshot`, `desired`)."""
 

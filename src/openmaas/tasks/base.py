@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from openmaas.core.datasets import DatasetManifest
 from openmaas.core.manifest import Manifest
 from openmaas.core.settings import Settings
 
@@ -37,6 +38,9 @@ class Job(Protocol):
 
     def files(self, reference: str) -> tuple[Manifest, Path]:
         """A version's manifest and a folder with its files, digests checked, only to be read."""
+
+    def dataset(self, reference: str) -> tuple[DatasetManifest, Path]:
+        """A dataset's manifest and a folder with its files, digests checked, only to be read."""
 
     def environment(self, name: str) -> Path:
         """The interpreter of an environment of its own (tasks/environments/NAME.txt), made now where it was not made before."""

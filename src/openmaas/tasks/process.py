@@ -21,6 +21,7 @@ from typing import Any, NoReturn, cast
 import msgspec
 
 from openmaas.core.contracts import JobSpec
+from openmaas.core.datasets import DatasetManifest
 from openmaas.core.errors import Cancelled, NotFound, OpenMaaSError, Refused, without_paths
 from openmaas.core.manifest import Manifest
 from openmaas.core.resources import CauseInfo, JobReport
@@ -68,6 +69,14 @@ class JobProcess:
 
         info = self.client.show(reference)
         manifest = msgspec.convert(info.manifest, Manifest)
+        folder = open_blobs(self.settings).materialize(manifest, self.settings.home_path / "cache" / info.digest)
+        return manifest, folder
+
+    def dataset(self, reference: str) -> tuple[DatasetManifest, Path]:
+        from openmaas.store.blobs import open_blobs
+
+        info = self.client.dataset(reference)
+        manifest = msgspec.convert(info.manifest, DatasetManifest)
         folder = open_blobs(self.settings).materialize(manifest, self.settings.home_path / "cache" / info.digest)
         return manifest, folder
 

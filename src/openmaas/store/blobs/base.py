@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from openmaas.core.errors import Unavailable
+from openmaas.core.datasets import DatasetManifest
 from openmaas.core.manifest import FileEntry, Manifest, check_path
 from openmaas.store.files import digest_file, full_disk, verify_file
 
 _ATTEMPTS = 5
+
+Described = Manifest | DatasetManifest
+"""What has files: a version of a model or of a dataset."""
 
 
 class BlobStore(ABC):
@@ -55,7 +59,7 @@ class BlobStore(ABC):
         """Remove what killed writers left, if it is older than a Unix time; the bytes freed."""
         return 0
 
-    def materialize(self, manifest: Manifest, into: Path) -> Path:
+    def materialize(self, manifest: Described, into: Path) -> Path:
         """Make the version's folder `into` from its blobs, every digest verified; a whole folder that is there is used again.
 
         Several processes may make the same folder at once. Raises Refused (`digest_mismatch`) for a damaged blob and NotFound
@@ -74,7 +78,7 @@ class BlobStore(ABC):
                     (scratch / "new").rename(into)
         raise Unavailable(f"The folder of version {manifest.digest[:12]} keeps changing while it is made.", retry_after=1)
 
-    def _fill(self, manifest: Manifest, folder: Path) -> None:
+    def _fill(self, manifest: Described, folder: Path) -> None:
         folder.mkdir()
         for file in manifest.files:
             target = folder / check_path(file.path)
@@ -95,7 +99,7 @@ def _scratch(into: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _is_whole(manifest: Manifest, folder: Path) -> bool:
+def _is_whole(manifest: Described, folder: Path) -> bool:
     """Whether the folder holds exactly the version's files, each a regular file with its digest."""
     return folder.is_dir() and _paths(folder) == {file.path for file in manifest.files} and all(
         _is_intact(file, folder / file.path) for file in manifest.files

@@ -1,0 +1,1 @@
+"""Make a model smaller or faster by passes, prove what it cost, and register the result."""
