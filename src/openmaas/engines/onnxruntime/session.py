@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from openmaas.core.datatypes import numpy_dtype, to_bytes, to_text
 from openmaas.core.errors import EngineFailed, InvalidInput, without_paths
+from openmaas.core.packed import plain_file
 from openmaas.core.types import Signature
 
 # The published builds of onnxruntime send usage data to their maker unless this is set before they are loaded.
@@ -32,7 +33,8 @@ class OnnxSession:
 
         onnxruntime.set_default_logger_severity(_FATAL)
         try:
-            self.session = onnxruntime.InferenceSession(path, _options(threads), providers=["CPUExecutionProvider"])
+            with plain_file(path) as plain:
+                self.session = onnxruntime.InferenceSession(plain, _options(threads), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineFailed(f"onnxruntime cannot load the model: {_reason(error)}", code="load_failed") from None
         # The binding under `session.run`, whose checks were made already and would be a sixth of a tiny model's 6 µs.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmaas.core.errors import EngineFailed, without_paths
+from openmaas.core.packed import plain_file
 from openmaas.core.signal_stack import drop_signal_stack
 from openmaas.core.types import DataType, Signature, TensorSpec
 
@@ -34,7 +35,8 @@ def read_model(path: Path, kind: str) -> Any:
     from openvino.frontend import FrontEndManager
 
     reader = FrontEndManager().load_by_framework(_FRONTENDS[kind])
-    return reader.convert(reader.load(str(path)))
+    with plain_file(path) as plain:
+        return reader.convert(reader.load(str(plain)))
 
 
 def write_ir(source: Path, target: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused
+from openmaas.core.packed import is_packed, plain_file
 from openmaas.core.types import DataType, Signature, TensorSpec
 from openmaas.formats.files import file_inside
 from openmaas.formats.wire import BYTES, VARINT, NotProtobuf, walk
@@ -37,7 +38,17 @@ _INFERRED = {f"tensor({name.lower()})": name for name in _DATATYPES}  # as onnxr
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether the file's outermost layer is an ONNX model's, and nothing else's; it may be cut short."""
+    """Whether the file's outermost layer is an ONNX model's, and nothing else's; it may be cut short, or packed."""
+    if not path.stat().st_size:
+        return False
+    try:
+        with plain_file(path) as plain:
+            return _is_model(plain)
+    except InvalidInput:  # a packed file that is damaged may be anything
+        return False
+
+
+def _is_model(path: Path) -> bool:
     numbers = set()
     try:
         for field in walk(path):
@@ -53,8 +64,10 @@ def read_model(path: Path) -> Any:
     """The file as an onnx.ModelProto, without its external data. Raises InvalidInput when it is cut short or damaged."""
     import onnx
 
-    size = path.stat().st_size
-    end = max(field.end for field in walk(path))
+    with plain_file(path) as plain:
+        size = plain.stat().st_size
+        end = max(field.end for field in walk(plain))
+        data = plain.read_bytes() if end <= size else b""
     if end > size:
         raise InvalidInput(
             f"The ONNX file {path.name!r} is cut short: it has {size} bytes and declares {end}.",
@@ -62,7 +75,7 @@ def read_model(path: Path) -> Any:
             next_step="Copy it again, and compare its size with the original's.",
         )
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load_model_from_string(data)
     except Exception as error:
         raise InvalidInput(f"The ONNX file {path.name!r} is damaged: {str(error)[:200]}.", code="damaged") from None
     if not model.graph.node and not model.graph.output:
@@ -98,6 +111,12 @@ def check_external_data(model: Any, file: Path, folder: Path) -> list[str]:
     for tensor in _tensors(model):
         if tensor.data_location == tensor.EXTERNAL or tensor.external_data:
             found.add(_external_file(tensor, file.parent).relative_to(folder).as_posix())
+    if found and is_packed(file):
+        raise Refused(
+            f"The packed file {file.name!r} keeps tensors in {len(found)} other files, which its reader would not find.",
+            code="external_data",
+            next_step="Pack a model that holds all of its tensors, or push it unpacked.",
+        )
     return sorted(found)
 
 
