@@ -96,7 +96,7 @@ class PushService:
                 self._assemble(upload, files, place / "files")
                 examined = self._look(request, place, project)
                 added = _added(place / "output", examined.added)
-                manifest = _manifest(examined, [*files, *added])
+                manifest = examined.manifest([*files, *added])
                 self._check(manifest)
                 self._pin(upload, project, added)
                 stored = self._keep(upload, files, added, place / "output")
@@ -236,26 +236,6 @@ def _entry(folder: Path, path: str) -> FileEntry:
     if not stat.S_ISREG(state.st_mode) or target.resolve() != folder.resolve() / path:
         raise Refused(f"The examination made {path!r}, which is not a plain file.", code="bad_examination")
     return FileEntry(path=path, size=state.st_size, sha256=digest_file(target))
-
-
-def _manifest(examined: Examined, files: Sequence[FileEntry]) -> Manifest:
-    return Manifest(
-        format=examined.format,
-        engine=examined.engine,
-        entry=examined.entry,
-        signature=examined.signature,
-        artifacts=examined.artifacts,
-        files=tuple(sorted(files, key=lambda file: file.path)),
-        batchable=examined.batchable,
-        batching=examined.batching,
-        padding=examined.padding,
-        processing=examined.processing,
-        generator=examined.generator,
-        sample=examined.sample,
-        parity=examined.parity,
-        options=examined.options,
-        notes=examined.notes,
-    )
 
 
 def _survives(manifest: Manifest) -> bool:

@@ -10,7 +10,7 @@ A new format is one file with a subclass of Format, and an entry point in the gr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ import msgspec
 
 from openmaas.core.errors import InvalidInput
 from openmaas.core.generation import Generator
-from openmaas.core.manifest import Artifact, Parity
+from openmaas.core.manifest import Artifact, FileEntry, Manifest, Parity
 from openmaas.core.processing import Padding, Processing
 from openmaas.core.types import Signature
 from openmaas.formats.description import Description
@@ -67,6 +67,11 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     card: str = ""
     metadata: dict[str, Any] = {}
     licence: str = ""
+
+    def manifest(self, files: Iterable[FileEntry]) -> Manifest:
+        """The version that these files are, the added ones among them."""
+        found = {name: getattr(self, name) for name in Manifest.__struct_fields__ if name in self.__struct_fields__}
+        return Manifest(files=tuple(sorted(files, key=lambda file: file.path)), **found)
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):

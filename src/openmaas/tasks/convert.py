@@ -8,7 +8,6 @@ register   files, sample, processing and the comparison, with the source as the 
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,17 +19,14 @@ import numpy as np
 from openmaas.core.errors import Conflict, OpenMaaSError, Refused
 from openmaas.core.jobs import ConvertArguments, recipe_of
 from openmaas.core.manifest import Artifact, Comparison, EngineChoice, Manifest, Parity
-from openmaas.core.processing import TextInput
 from openmaas.engines import engine_choices
 from openmaas.formats.compare import ATOL, RTOL
 from openmaas.formats.converters import Conversion, Converter, find_route
-from openmaas.formats.description import FILE_NAME
-from openmaas.formats.sample import EXPECTED
 from openmaas.tasks.base import Job
 from openmaas.tasks.comparing import Arrays, Run, answers, hold, opened, require_rows, sample_of
 from openmaas.tasks.generators import convert_generator
+from openmaas.tasks.packing import pack_beside
 
-_SAMPLE = "sample.npz"
 _SOURCE_ANSWERS = "expected.npz"
 """Written by a converter whose source no engine here can run: the source's own answers to the sample."""
 
@@ -73,12 +69,12 @@ def run(job: Job) -> dict[str, Any]:
             code="parity_failed",
             next_step="The source version stays as it is; see `openmaas jobs logs` for what the converter said.",
         )
-    _package(source, target, output, expected)
+    sample = pack_beside(target, output, source=source.folder, inputs=source.inputs, expected=expected, converted=True)
     job.progress("registering")
     result = job.client.push(
         output,
         name=arguments.version.partition(":")[0],
-        sample=output / _SAMPLE,
+        sample=sample,
         parity=msgspec.to_builtins(parity),
         parent=arguments.version,
         recipe=recipe_of(arguments.to),
@@ -179,27 +175,3 @@ def _first_choice(target: Manifest) -> EngineChoice:
         code="engine_not_found",
         next_step="Install the engine where the server runs.",
     )
-
-
-# ── packing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _package(source: _Source, target: Manifest, output: Path, expected: Arrays) -> None:
-    """What the push needs besides the artifact: the sample with answers, the tokenizer, and what the files do not tell."""
-    arrays = source.inputs | {EXPECTED + name: array for name, array in expected.items()}
-    plain = {name: array.astype(np.bytes_) if array.dtype.kind == "O" else array for name, array in arrays.items()}
-    np.savez_compressed(output / _SAMPLE, allow_pickle=False, **plain)
-    processing, padding = source.manifest.processing, source.manifest.padding
-    description: dict[str, Any] = {
-        "converted": target.entry,
-        "signature": msgspec.to_builtins(target.signature),
-        "options": target.options,
-        "padding": msgspec.to_builtins(padding),
-    }
-    if processing is not None:
-        description["processing"] = msgspec.to_builtins(processing)
-        if isinstance(processing.input, TextInput):
-            tokenizer = output / processing.input.tokenizer
-            tokenizer.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source.folder / processing.input.tokenizer, tokenizer)
-    (output / FILE_NAME).write_bytes(msgspec.yaml.encode({key: value for key, value in description.items() if value}))
