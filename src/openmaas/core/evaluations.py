@@ -196,10 +196,18 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One rule held against what was measured; value None where it was not."""
+    """One rule held against what was measured; value, the bound that counts, is None where it was not.
+
+    estimate: the figure with its interval. evidence: both in words, or why there is nothing. job: id of the one that evaluated
+    the version, and at: when. next_step: a command that measures what is missing.
+    """
 
     rule: str
     limit: float
     value: float | None
     passed: bool
     evidence: str
+    estimate: Estimate | None = None
+    job: str = ""
+    at: float | None = None
+    next_step: str = ""

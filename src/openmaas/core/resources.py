@@ -82,10 +82,12 @@ class AliasMove:
 
 @dataclass(frozen=True, kw_only=True)
 class AliasChange:
-    """Move an alias to a version, given as `3`, `digits:3`'s number, or another alias's name."""
+    """Move an alias to the version with this number. force: although its gate refuses, for the reason that is kept with it."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
     number: int
+    force: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +198,7 @@ class DeployRequest:
     shares the cores. max_batch: rows, of what generates text sequences that run together. max_queue: requests. max_wait and
     timeout: seconds. max_tokens: of one batch with its padding, where rows are sequences; 0 for a default.
     max_batch, max_queue and timeout are 32, 1024 and 60 where they are None; for what generates text 16, 128 and 600.
+    force: although the deployment's gate refuses, for the reason that is kept with it.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
@@ -211,6 +214,8 @@ class DeployRequest:
     max_tokens: int = 0
     engine: str = "auto"
     weights: str = "auto"
+    force: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +352,126 @@ class JobReport:
     total: float = 0.0
     result: dict[str, Any] | None = None
     cause: CauseInfo | None = None
+
+
+# ── gates and lineage ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+GateTarget = Literal["alias", "deployment"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRequest:
+    """When an alias or a deployment may move: as openmaas.core.evaluations.Rules, whose metric is chosen where it is empty.
+
+    data, baseline: references. Left empty, they are the present gate's; where there is none, the dataset of the newest
+    evaluation of a version of the model, and the version that the alias or the deployment stands at, or the newest.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    data: str = ""
+    baseline: str = ""
+    metric: str = ""
+    max_loss: float | None = None
+    minimum: float | None = None
+    max_p99: float | None = None
+    max_size: int | None = None
+    max_cost: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateInfo:
+    """A gate. rules: openmaas.core.evaluations.Rules as JSON. notes: what was chosen when it was set, and why."""
+
+    model: str
+    target: GateTarget
+    name: str
+    rules: dict[str, Any]
+    actor: str
+    at: float
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateVerdict:
+    """A version held against a gate, without a move. checks: openmaas.core.evaluations.Check of each rule as JSON."""
+
+    gate: GateInfo
+    version: str
+    passed: bool
+    checks: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateTrial:
+    """Hold the model's version with this number against a gate. engine: that would serve it; empty is the evaluated one."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    number: int
+    engine: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateDecision:
+    """What a gate decided of one wish to move, with its evidence. `forced` by the actor, for the reason."""
+
+    id: int
+    model: str
+    target: GateTarget
+    name: str
+    number: int
+    previous: int | None
+    outcome: Literal["passed", "refused", "forced"]
+    rules: dict[str, Any]
+    checks: list[dict[str, Any]]
+    reason: str
+    actor: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineageLink:
+    """A version that another was made with besides its parent. role: teacher, student, merged or base."""
+
+    role: str
+    version: str
+    deleted: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineageNode:
+    """A version in the tree of those that were made of each other.
+
+    recipe: short; details: all that is kept of how it was made, as JSON. quality: of its newest evaluation: metric, value,
+    low, high, dataset, job and at. loss: of quality to its baseline, as openmaas.core.evaluations.Estimate.
+    """
+
+    version: str
+    number: int
+    digest: str
+    format: str
+    size: int
+    deleted: bool
+    aliases: list[str]
+    created_at: float
+    created_by: str
+    parent: str | None = None
+    recipe: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    links: list[LineageLink] = field(default_factory=list)
+    quality: dict[str, Any] | None = None
+    loss: dict[str, Any] | None = None
+    baseline: str = ""
+    dominated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """A version's ancestors and descendants, parents before children. complete: False where there are more than were told."""
+
+    version: str
+    nodes: list[LineageNode]
+    complete: bool = True
 
 
 # ── the server itself ────────────────────────────────────────────────────────────────────────────────────────────────

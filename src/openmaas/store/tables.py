@@ -51,7 +51,11 @@ class VersionRow(Base):
     """A version: immutable but for its free metadata and card."""
 
     __tablename__ = "versions"
-    __table_args__ = (UniqueConstraint("model_id", "number"), Index("versions_digest", "digest"))
+    __table_args__ = (
+        UniqueConstraint("model_id", "number"),
+        Index("versions_digest", "digest"),
+        Index("versions_parent", "project", "parent"),
+    )
 
     id: Mapped[int] = mapped_column(Identity, primary_key=True)
     project: Mapped[str] = mapped_column(Name)

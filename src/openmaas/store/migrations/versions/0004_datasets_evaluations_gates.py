@@ -122,3 +122,4 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("gate_decisions_history", "gate_decisions", ["model_id", "id"], unique=False)
+    op.create_index("versions_parent", "versions", ["project", "parent"], unique=False)
