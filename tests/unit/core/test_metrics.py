@@ -1,0 +1,233 @@
+"""Figures against scikit-learn's and scipy's, intervals against simulation, and what is certain only in appearance."""
+
+from __future__ import annotations
+
+import base64
+import time
+import zlib
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+
+from openmaas.core.errors import InvalidInput, Refused
+from openmaas.core.evaluations import Outcomes
+from openmaas.core.metrics import (
+    BY_TASK,
+    MOST_ROWS,
+    Answered,
+    class_figures,
+    confusion,
+    decode_outcomes,
+    encode_outcomes,
+    estimate,
+    loss,
+    paired_difference,
+)
+
+
+def _classes(rows: int = 400, wrong: float = 0.2, seed: int = 3) -> Answered:
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, 5, rows)
+    return Answered("classes", truth, np.where(random.random(rows) < wrong, random.integers(0, 6, rows), truth), "same")
+
+
+def _values(rows: int = 300, noise: float = 0.5) -> Answered:
+    random = np.random.default_rng(4)
+    truth = random.normal(size=rows).round(1)
+    return Answered("values", truth, truth + noise * random.normal(size=rows), "same")
+
+
+def test_figures_of_classes_are_those_of_scikit_learn() -> None:
+    one = _classes()
+    options = {"average": "macro", "zero_division": 0}
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(one.truth, one.answers),
+        "f1": sklearn.metrics.f1_score(one.truth, one.answers, **options),
+        "precision": sklearn.metrics.precision_score(one.truth, one.answers, **options),
+        "recall": sklearn.metrics.recall_score(one.truth, one.answers, **options),
+    }
+    for metric, value in expected.items():
+        assert estimate(metric, one, resamples=10).value == pytest.approx(value)
+    within = Answered("classes", one.truth, np.minimum(one.answers, 4), "same")
+    balanced = sklearn.metrics.balanced_accuracy_score(within.truth, within.answers)
+    assert estimate("balanced_accuracy", within, resamples=10).value == pytest.approx(balanced)
+
+
+def test_figures_of_numbers_are_those_of_scipy_and_scikit_learn() -> None:
+    one = _values()
+    expected = {
+        "mae": sklearn.metrics.mean_absolute_error(one.truth, one.answers),
+        "rmse": sklearn.metrics.root_mean_squared_error(one.truth, one.answers),
+        "r2": sklearn.metrics.r2_score(one.truth, one.answers),
+        "spearman": scipy.stats.spearmanr(one.truth, one.answers).statistic,
+        "pearson": scipy.stats.pearsonr(one.truth, one.answers).statistic,
+    }
+    assert set(expected) == set(BY_TASK["regression"])
+    for metric, value in expected.items():
+        assert estimate(metric, one, resamples=10).value == pytest.approx(value)
+
+
+def test_resampled_ranks_are_those_of_the_resampled_rows() -> None:
+    """The interval of a rank correlation beside one that ranks each resample by scipy."""
+    one, random = _values(80), np.random.default_rng(1)
+    drawn = [scipy.stats.spearmanr(one.truth[rows], one.answers[rows])[0] for rows in random.integers(0, 80, (400, 80))]
+    ours = estimate("spearman", one, resamples=1000)
+    assert [ours.low, ours.high] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.02)
+
+
+def test_perplexity_weighs_passages_by_their_tokens() -> None:
+    one = Answered("losses", np.array([1.0, 3.0]), np.array([2.0, 1.0]), "same")
+    assert estimate("perplexity", one).value == pytest.approx(np.exp((2 + 3) / 4))
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    random, covered, trials = np.random.default_rng(8), 0, 100
+    for trial in range(trials):
+        answers = (random.random(60) > 0.9).astype(np.int64)
+        found = estimate("accuracy", Answered("classes", np.zeros(60, np.int64), answers, "same"), trial, resamples=200)
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0.9 <= found.high
+    assert 0.92 <= covered / trials <= 1
+
+
+def test_ten_thousand_rows_take_well_below_a_second() -> None:
+    one = _classes(10_000)
+    start = time.perf_counter()
+    estimate("accuracy", one)
+    assert time.perf_counter() - start < 0.7
+
+
+@pytest.mark.parametrize("metric", BY_TASK["classification"])
+def test_flawless_answers_are_not_certain(metric: str) -> None:
+    one = _classes(100, wrong=0)
+    found = estimate(metric, one)
+    assert found.value == found.high == 1
+    assert found.low is not None
+    assert 0.8 < found.low <= 0.025 ** (1 / 100)
+    single = Answered("classes", one.truth[:1], one.truth[:1], "same")
+    assert (estimate(metric, single).low or 1.0) < 0.25
+
+
+@pytest.mark.parametrize("metric", BY_TASK["classification"])
+def test_equal_answers_are_not_proof_of_equal_quality(metric: str) -> None:
+    few, many = (paired_difference(metric, one, one) for one in (_classes(50), _classes(5000)))
+    for found, least in ((few, 1 - 0.025 ** (1 / 50)), (many, 1 - 0.025 ** (1 / 5000))):
+        assert found.value == 0
+        assert found.low is not None
+        assert found.high is not None
+        assert -found.low == found.high >= least - 1e-12
+    assert loss(metric, _classes(50), _classes(50)).high == few.high
+
+
+@pytest.mark.parametrize("metric", BY_TASK["regression"])
+def test_equal_numbers_are_bounded_by_the_worst_row(metric: str) -> None:
+    one = _values()
+    found = loss(metric, one, one)
+    assert found.value == 0
+    assert found.high is not None
+    assert 0 < found.high < 0.5
+
+
+def test_one_row_of_numbers_has_no_interval() -> None:
+    found = estimate("mae", Answered("values", np.array([1.0]), np.array([3.0]), "same"))
+    assert (found.value, found.low, found.high) == (2, None, None)
+
+
+def test_a_correlation_with_a_constant_is_refused() -> None:
+    with pytest.raises(Refused, match="spearman is not defined"):
+        estimate("spearman", Answered("values", np.ones(9), np.arange(9.0), "same"))
+
+
+def test_a_loss_is_a_drop_of_shares_and_a_share_of_errors() -> None:
+    before = _classes(1000, wrong=0)
+    answers = before.truth.copy()
+    answers[:50] = (answers[:50] + 1) % 5
+    lost = loss("accuracy", before, Answered("classes", before.truth, answers, "same"))
+    assert lost.value == pytest.approx(0.05)
+    assert lost.low is not None
+    assert lost.high is not None
+    assert 0.03 < lost.low < 0.05 < lost.high < 0.07
+    numbers = _values()
+    doubled = Answered("values", numbers.truth, numbers.truth + 2 * (numbers.answers - numbers.truth), "same")
+    assert loss("rmse", numbers, doubled).value == pytest.approx(1.0)
+    assert paired_difference("rmse", numbers, doubled).value == pytest.approx(-estimate("rmse", numbers).value)
+
+
+def test_pairing_makes_the_interval_of_a_difference_smaller() -> None:
+    before = _classes(2000, wrong=0.3)
+    answers = before.answers.copy()
+    answers[:20] = before.truth[:20]
+    found = paired_difference("accuracy", before, Answered("classes", before.truth, answers, "same"))
+    alone = estimate("accuracy", before)
+    assert found.low is not None
+    assert found.high is not None
+    assert alone.low is not None
+    assert alone.high is not None
+    assert found.high - found.low < (alone.high - alone.low) / 5
+
+
+def test_other_rows_are_not_paired() -> None:
+    one = _classes()
+    with pytest.raises(Refused, match="different rows"):
+        loss("accuracy", one, Answered("classes", one.truth, one.answers, "other"))
+
+
+def test_a_metric_of_another_kind_is_refused_with_those_that_fit() -> None:
+    with pytest.raises(InvalidInput, match="rmse is of values") as refused:
+        estimate("rmse", _classes())
+    assert "accuracy" in (refused.value.next_step or "")
+    with pytest.raises(InvalidInput, match="there are accuracy"):
+        estimate("acuracy", _classes())
+
+
+def test_confusion_and_figures_by_class() -> None:
+    truth, answers = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1])
+    assert confusion(truth, answers, 3).tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
+    found = class_figures(truth, answers, ("a", "b", "c"))
+    assert [(one.rows, one.recall, round(one.precision, 3)) for one in found] == [(2, 0.5, 1.0), (1, 1.0, 0.333), (1, 0.0, 0.0)]
+
+
+# ── what is kept ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_outcomes_come_back_as_they_were() -> None:
+    for one in (_classes(), _values()):
+        kept = encode_outcomes(one.kind, one.truth, one.answers, one.rows)
+        back = decode_outcomes(kept)
+        assert back.rows == "same"
+        np.testing.assert_allclose(back.answers, one.answers, rtol=1e-6)
+        metric = "accuracy" if one.kind == "classes" else "mae"
+        assert loss(metric, kept, kept).value == 0
+
+
+def test_the_most_rows_fit_into_a_report() -> None:
+    truth, answers = np.random.default_rng(1).normal(size=(2, MOST_ROWS))
+    kept = encode_outcomes("values", truth, answers, "same")
+    assert len(kept.truth) + len(kept.answers) < 700_000
+    with pytest.raises(Refused, match="at most 50000"):
+        encode_outcomes("values", np.zeros(MOST_ROWS + 1), np.zeros(MOST_ROWS + 1), "same")
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "no base64",
+        base64.b64encode(b"no zlib").decode(),
+        base64.b64encode(zlib.compress(bytes(10_000_000))).decode(),
+        base64.b64encode(zlib.compress(b"abc")).decode(),
+        base64.b64encode(zlib.compress(np.array([-1], "<i4").tobytes())).decode(),
+        "A" * 1_000_000,
+    ],
+)
+def test_damaged_outcomes_and_bombs_are_refused(damaged: str) -> None:
+    good = encode_outcomes("classes", np.array([1]), np.array([1]), "same")
+    with pytest.raises(InvalidInput, match="outcomes"):
+        decode_outcomes(Outcomes(kind="classes", truth=good.truth, answers=damaged, rows="same"))
+
+
+def test_numbers_that_float32_does_not_hold_are_refused() -> None:
+    with pytest.raises(Refused, match="float32"):
+        encode_outcomes("values", np.array([1e300]), np.array([1.0]), "same")
