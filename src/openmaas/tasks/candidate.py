@@ -70,9 +70,19 @@ class Candidate:
         """Seconds that each run of this batch took, within about so many seconds."""
         return self._ask(Clock(pack(inputs), seconds), "run_failed").times
 
+    def timed(self, inputs: Arrays, seconds: float) -> tuple[tuple[float, ...], float]:
+        """As `clock`, after a run that does not count, and with the processor seconds of all runs together."""
+        report = self._ask(Clock(pack(inputs), seconds, again=True), "run_failed")
+        return report.times, report.processor
+
     def decode(self, prompts: list[list[int]], context: int, seconds: float) -> float:
         """Tokens a second of all prompts at once, counted for about so many seconds."""
-        return self._ask(Decode(prompts, context, seconds), "run_failed").rate
+        return self.decoded(prompts, context, seconds)[0]
+
+    def decoded(self, prompts: list[list[int]], context: int, seconds: float) -> tuple[float, float]:
+        """As `decode`, with the processor seconds that were spent, those before the first tokens included."""
+        report = self._ask(Decode(prompts, context, seconds), "run_failed")
+        return report.rate, report.processor
 
     def close(self) -> None:
         """End the child and whatever it has started."""

@@ -13,6 +13,7 @@ A version whose rows may not share a batch is compared and timed as it is called
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -65,7 +66,7 @@ def run(job: Job) -> dict[str, Any]:
         )
     job.progress("waiting for this machine's turn to measure")
     with job.alone(), ExitStack() as stack:
-        field = _Field(job, manifest, folder, arguments.seconds, stack)
+        field = Field(job, manifest, folder, arguments.seconds, stack)
         return field.measure().to_json()
 
 
@@ -109,10 +110,22 @@ class _Entrant:
         )
 
 
-class _Field:
-    """All entrants of one measurement, which is over `seconds` after it began."""
+class Field:
+    """All entrants of one measurement, which is over `seconds` after it began.
 
-    def __init__(self, job: Job, manifest: Manifest, folder: Path, seconds: float, stack: ExitStack) -> None:
+    given: inputs and the answers that are right for them (may be empty: those of the version's own engine are), in place of
+    the version's sample.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        manifest: Manifest,
+        folder: Path,
+        seconds: float,
+        stack: ExitStack,
+        given: tuple[Arrays, Arrays] | None = None,
+    ) -> None:
         self._job = job
         self._manifest = manifest
         self._folder = folder
@@ -120,7 +133,8 @@ class _Field:
         self._stack = stack
         self._start = time.monotonic()
         self._room = free_memory() * 4 // 5  # that one candidate's data may take
-        self._inputs, self._expected, self._origin = sample_of(manifest, folder)
+        self._inputs, self._expected, self._origin = (*given, "given") if given else sample_of(manifest, folder)
+        self._made_up = given is None and manifest.sample is None
         self._batches = BATCHES if manifest.batchable else BATCHES[:1]
         self._processor = processor()
         self._entrants: list[_Entrant] = []
@@ -171,8 +185,7 @@ class _Field:
                 self._make_room(one)
 
     def _enter(self, choice: EngineChoice) -> _Entrant:
-        scratch = self._job.scratch / f"candidate-{len(self._entrants)}"
-        scratch.mkdir()
+        scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir=self._job.scratch)))
         candidate = Candidate(choice, self._manifest, self._folder, scratch, memory=self._room)
         self._stack.callback(candidate.close)
         one = _Entrant(candidate)
@@ -185,7 +198,7 @@ class _Field:
             raise Failed("not_compared", self._over)
         if not own and reference is None:
             raise Failed("not_compared", "The version's own engine gave no answers to compare with.")
-        if self._manifest.sample is None and reference is None:
+        if self._made_up and reference is None:
             self._find_length(one.candidate)
         given = {batch: self._answers(one.candidate, batch) for batch in self._batches}
         for batch in self._batches:
@@ -208,14 +221,14 @@ class _Field:
 
     def _single(self) -> Arrays:
         """One call of a version whose rows may not share a batch."""
-        return _first_row(self._inputs, self._manifest.signature.inputs)
+        return first_row(self._inputs, self._manifest.signature.inputs)
 
     def _known(self, batch: int) -> Arrays:
         """What the source answered to the rows that are compared at a batch size."""
         if self._manifest.batchable:
             return stretch(self._expected, _rows_at(batch))
         several = any(len(array) != len(self._inputs[name]) for name, array in self._single().items() if array.ndim)
-        return _first_row(self._expected, self._manifest.signature.outputs) if several else self._expected
+        return first_row(self._expected, self._manifest.signature.outputs) if several else self._expected
 
     def _find_length(self, candidate: Candidate) -> None:
         """Made-up input of the first length that the model takes."""
@@ -301,7 +314,7 @@ def _rows_at(batch: int) -> int:
     return min(batch * _CALLS, max(BATCHES))
 
 
-def _first_row(arrays: Arrays, specs: Sequence[TensorSpec]) -> Arrays:
+def first_row(arrays: Arrays, specs: Sequence[TensorSpec]) -> Arrays:
     """Of those whose axis 0 is free."""
     free = {spec.name for spec in specs if spec.shape[:1] == (-1,)}
     return {name: array[:1] if name in free else array for name, array in arrays.items()}
