@@ -299,7 +299,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def label(self) -> str:
         """Short, for tables: prune channels 0.5 → quantize static."""
-        return " → ".join(_label(step) for step in self.steps)
+        return " → ".join(step_label(step) for step in self.steps)
 
 
 def read_recipe(plain: Any) -> Recipe:
@@ -361,7 +361,8 @@ def _given(step: Pass) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if value != msgspec.to_builtins(fields[name].default)}
 
 
-def _label(step: Pass) -> str:
+def step_label(step: Pass) -> str:
+    """Short, for tables and progress: prune channels amount=0.7 epochs=10."""
     given = {name: value for name, value in _given(step).items() if name not in ("seed", "exclude", "learning_rate", "batch")}
     method = str(given.pop("method", getattr(step, "method", "")))
     return " ".join(filter(None, (step.name, method, *(f"{name}={value}" for name, value in given.items()))))
