@@ -60,8 +60,10 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
 
 
 class Clock(msgspec.Struct, frozen=True, tag=True):
-    """Run the same batch again and again for so many seconds, once at least, 200,000 times at most. again: a run before that does not count, also
-    where the shape is known: caches are cold after others have had their turns."""
+    """Run the same batch again and again for so many seconds, once at least, _MOST_CALLS times at most.
+
+    again: a run before that does not count, also where the shape is known: caches are cold after others have had their turns.
+    """
 
     inputs: dict[str, Packed]
     seconds: float
