@@ -117,8 +117,13 @@ def best_choice(
 
 
 def loaded_size(manifest: Manifest, folder: Path, choice: EngineChoice) -> int:
-    """Bytes of the files that an engine loads by this choice: the entry and what belongs to it. Not the sample, the
-    description, other artifacts, nor what processing reads outside of a model that is a folder."""
+    """Bytes of the files that an engine loads by this choice."""
+    return sum((folder / file).stat().st_size for file in loaded_files(manifest, folder, choice))
+
+
+def loaded_files(manifest: Manifest, folder: Path, choice: EngineChoice) -> set[str]:
+    """The entry and what belongs to it. Not the sample, the description, other artifacts, nor what processing reads outside of
+    a model that is a folder."""
     entry = Path(choice.artifact.entry)
     files = {entry.as_posix()}
     if choice.artifact.kind in _WHOLE_FOLDER or (folder / entry).is_dir():
@@ -130,7 +135,7 @@ def loaded_size(manifest: Manifest, folder: Path, choice: EngineChoice) -> int:
         files.add(entry.with_suffix(".bin").as_posix())
     elif choice.artifact.kind == "onnx":
         files |= _external_data(folder / entry, folder)
-    return sum((folder / file).stat().st_size for file in files)
+    return files
 
 
 def _external_data(file: Path, folder: Path) -> set[str]:
