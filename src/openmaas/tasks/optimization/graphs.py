@@ -1,0 +1,99 @@
+"""ONNX files as passes read and write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmaas.core.manifest import Artifact, Manifest
+from openmaas.core.packed import plain_file
+
+_NAME = "model.onnx"
+_MOST = 2**31 - 2**20
+"""Bytes that one file can hold; larger weights lie beside it."""
+
+
+def read_graph(path: Path) -> Any:
+    """An onnx.ModelProto with all of its tensors, those from files beside it too; the file may be packed."""
+    import onnx
+
+    with plain_file(path) as plain:
+        return onnx.load(plain)
+
+
+def write_graph(model: Any, folder: Path, options: Mapping[str, Any] | None = None) -> Artifact:
+    """The model as `folder`/model.onnx, with weights beside it beyond 2 GiB. Raises onnx's error where it is no valid model."""
+    import onnx
+
+    large = model.ByteSize() > _MOST
+    onnx.save(model, folder / _NAME, save_as_external_data=large, location=f"{_NAME}.data" if large else None)
+    onnx.checker.check_model(str(folder / _NAME))
+    return Artifact(kind="onnx", entry=_NAME, options=dict(options or {}))
+
+
+def onnx_of(manifest: Manifest) -> Artifact | None:
+    """The ONNX form among a version's artifacts, if it has one."""
+    artifacts = manifest.artifacts or (manifest.choice.artifact,)
+    return next((artifact for artifact in artifacts if artifact.kind == "onnx"), None)
+
+
+def constants(model: Any) -> dict[str, Any]:
+    """TensorProtos by the name of the value in the main graph: initializers, and what nodes of type Constant hold."""
+    found = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            found.update((node.output[0], one.t) for one in node.attribute if one.name == "value")
+    return found
+
+
+def array_of(tensor: Any) -> NDArray[Any]:
+    """A TensorProto's numbers."""
+    import onnx
+
+    return np.asarray(onnx.numpy_helper.to_array(tensor))
+
+
+def tensor_of(array: NDArray[Any], name: str) -> Any:
+    """Numbers as a TensorProto."""
+    import onnx
+
+    return onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+
+
+def label_of(node: Any) -> str:
+    """A node as people find it: its name, else what it computes."""
+    return node.name or f"{node.op_type} → {node.output[0]}"
+
+
+def uses(model: Any) -> dict[str, int]:
+    """How often each value is read: by nodes, by nodes of subgraphs, as an output of the graph."""
+    found: dict[str, int] = {}
+    for name in _read(model.graph):
+        found[name] = found.get(name, 0) + 1
+    return found
+
+
+def _read(graph: Any) -> Iterator[str]:
+    yield from (value.name for value in graph.output)
+    for node in graph.node:
+        yield from filter(None, node.input)
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _read(inner)
+
+
+def drop_unused(model: Any) -> None:
+    """Leave out initializers and Constant nodes that nothing reads."""
+    used = uses(model)
+    _keep(model.graph.initializer, lambda tensor: tensor.name in used)
+    _keep(model.graph.node, lambda node: node.op_type != "Constant" or node.output[0] in used)
+
+
+def _keep(repeated: Any, wanted: Callable[[Any], bool]) -> None:
+    for index in reversed(range(len(repeated))):
+        if not wanted(repeated[index]):
+            del repeated[index]
