@@ -356,16 +356,34 @@ def _pinned(step: Pass, exact: Callable[[str], str]) -> Pass:
 
 
 def _given(step: Pass) -> dict[str, Any]:
+    """Parameters that are not their defaults."""
     plain: dict[str, Any] = msgspec.to_builtins(step)
-    fields = {field.name: field for field in msgspec.structs.fields(step)}
-    return {name: value for name, value in plain.items() if value != msgspec.to_builtins(fields[name].default)}
+    fields = {field.name: field.default for field in msgspec.structs.fields(step)}
+    return {
+        name: value
+        for name, value in plain.items()
+        if fields[name] is msgspec.NODEFAULT or value != msgspec.to_builtins(fields[name])
+    }
+
+
+_HEADS: Final = ("method", "to", "what")
+_ALWAYS: Final = ("amount", "shrink", "energy")
+"""Said in a label also where they are the default: they are what tells two recipes apart."""
+
+_UNSAID: Final = ("seed", "exclude", "learning_rate", "batch")
 
 
 def step_label(step: Pass) -> str:
     """Short, for tables and progress: prune channels amount=0.7 epochs=10."""
-    given = {name: value for name, value in _given(step).items() if name not in ("seed", "exclude", "learning_rate", "batch")}
-    method = str(given.pop("method", getattr(step, "method", "")))
-    return " ".join(filter(None, (step.name, method, *(f"{name}={value}" for name, value in given.items()))))
+    plain: dict[str, Any] = msgspec.to_builtins(step)
+    head = [str(plain[name]) for name in _HEADS if name in plain]
+    given = _given(step)
+    told = [name for name in plain if name in _ALWAYS or (name in given and name not in (*_HEADS, *_UNSAID))]
+    return " ".join(filter(None, (step.name, *head, *(f"{name}={_said(plain[name])}" for name in told))))
+
+
+def _said(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _near(word: str, known: Any) -> str:
