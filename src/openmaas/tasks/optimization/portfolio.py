@@ -1,0 +1,263 @@
+"""Which recipes a search tries: from what the model is made of, what is installed, and what data there are. Cheap ones first.
+
+    nothing needed   graph fused, weights kept in 8 or 4 bits, numbers cast, int8 scaled at each call, affine 8 to 3 bits
+    inputs           int8 scaled by calibration, of either tool
+    training         channels pruned and trained again, smaller copies distilled, linear layers split; each of them then also in
+                     int8, which is tried only where the trained one alone is good enough
+    trees            the last trees left out
+
+For the target size each ends with `compress`, which costs nothing but the time to load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from openmaas.core.manifest import Manifest
+from openmaas.core.recipes import Cast, Compress, Convert, Distil, Fuse, LowRank, Pass, Prune, Quantize, Recipe
+
+Target = Literal["latency", "throughput", "size", "memory"]
+
+_CHANNELS: Final = (0.25, 0.5, 0.7, 0.85)
+_TREES: Final = (0.25, 0.5, 0.75, 0.9)
+_ROW_VISITS: Final = 40_000
+"""Rows times epochs that training in a search is given."""
+
+_EPOCHS: Final = (4, 40)
+_CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
+_LINEAR: Final = frozenset({"Gemm", "MatMul"})
+_BOOSTERS: Final = frozenset({"xgboost", "lightgbm", "catboost"})
+_TREE_NODES: Final = frozenset({"TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What the choice depends on. Layers are nodes of the ONNX graph; parameters: numbers of all weights.
+
+    kinds: of the version's artifacts. training: rows that are trained on, 0 without a training set. labels: it has a truth.
+    tools: modules that are installed.
+    """
+
+    kinds: tuple[str, ...] = ("onnx",)
+    convolutions: int = 0
+    linear: int = 0
+    trees: bool = False
+    parameters: int = 0
+    training: int = 0
+    labels: bool = False
+    tools: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knob:
+    """A parameter that trades quality for the target: the larger, the smaller the model. reverse: the other way round."""
+
+    step: int
+    field: str
+    least: float
+    most: float
+    reverse: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A recipe to be tried. family: recipes that differ in the knob only. after: label of a recipe that must be good enough."""
+
+    recipe: Recipe
+    family: str
+    knob: Knob | None = None
+    after: str = ""
+    tags: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def label(self) -> str:
+        return self.recipe.label
+
+    @property
+    def amount(self) -> float:
+        """Where the knob stands, so that more is smaller."""
+        assert self.knob is not None
+        value = float(getattr(self.recipe.steps[self.knob.step], self.knob.field))
+        return -value if self.knob.reverse else value
+
+    def at(self, amount: float) -> Candidate:
+        """The same with the knob elsewhere."""
+        assert self.knob is not None
+        value = round(-amount if self.knob.reverse else amount, 3)
+        if isinstance(getattr(self.recipe.steps[self.knob.step], self.knob.field), int):
+            value = round(value)
+        steps = list(self.recipe.steps)
+        steps[self.knob.step] = msgspec.structs.replace(steps[self.knob.step], **{self.knob.field: value})
+        return replace(self, recipe=msgspec.structs.replace(self.recipe, steps=tuple(steps)), after="")
+
+
+def traits_of(manifest: Manifest, folder: Path, rows: int, labels: bool) -> Traits:
+    """rows: that can be trained on, 0 for none."""
+    from openmaas.tasks.optimization.graphs import onnx_of, read_graph
+
+    artifacts = manifest.artifacts or (manifest.choice.artifact,)
+    found = Traits(
+        kinds=tuple(dict.fromkeys(artifact.kind for artifact in artifacts)),
+        training=rows,
+        labels=labels,
+        tools=frozenset(name for name in ("openvino", "nncf", "torch", "torch_pruning") if find_spec(name) is not None),
+    )
+    artifact = onnx_of(manifest)
+    if artifact is None:
+        trees = bool(_BOOSTERS & set(found.kinds))
+        return replace(found, trees=trees, linear=int(not trees), convolutions=int(not trees))
+    model = read_graph(folder / artifact.entry)
+    kinds = [node.op_type for node in _nodes(model.graph)]
+    return replace(
+        found,
+        convolutions=sum(kind in _CONVOLUTIONS for kind in kinds),
+        linear=sum(kind in _LINEAR for kind in kinds),
+        trees=any(kind in _TREE_NODES for kind in kinds),
+        parameters=sum(_count(tensor.dims) for tensor in model.graph.initializer),
+    )
+
+
+def portfolio(traits: Traits, target: Target, seed: int) -> list[Candidate]:
+    """All that may fit, in the order in which they are tried. The same for the same arguments."""
+    made = _Made(seed, target, () if "onnx" in traits.kinds else (Convert(to="onnx"),))
+    if "onnx" not in traits.kinds:
+        made.add("convert")
+    elif len(traits.kinds) > 1 or target == "size":
+        made.add("fuse", Fuse(what="graph"))  # the ONNX form alone, where the version holds others too
+    if traits.trees:
+        _trees(made)
+    if traits.convolutions or traits.linear:
+        _untrained(made, traits)
+        if traits.training:
+            _calibrated(made, traits)
+            _trained(made, traits)
+    return made.candidates
+
+
+def epochs_for(rows: int) -> int:
+    """As many as give training its share of row visits."""
+    return max(_EPOCHS[0], min(_EPOCHS[1], round(_ROW_VISITS / max(1, rows))))
+
+
+class _Made:
+    """Candidates in order, each once. first: steps that each of them begins with."""
+
+    def __init__(self, seed: int, target: Target, first: tuple[Pass, ...]) -> None:
+        self.candidates: list[Candidate] = []
+        self.target = target
+        self._first = first
+        self._seed = seed
+        self._labels: set[str] = set()
+
+    def add(self, family: str, *steps: Pass, knob: Knob | None = None, after: str = "") -> str:
+        """The label of the recipe."""
+        steps = (*self._first, *steps)
+        if self.target == "size" and _leaves_onnx(steps):
+            steps = (*steps, Compress())
+        if knob is not None:
+            knob = replace(knob, step=knob.step + len(self._first))
+        recipe = Recipe(steps=steps, seed=self._seed)
+        if recipe.label not in self._labels:
+            self._labels.add(recipe.label)
+            self.candidates.append(Candidate(recipe=recipe, family=family, knob=knob, after=after))
+        return recipe.label
+
+
+def _trees(made: _Made) -> None:
+    knob = Knob(step=0, field="amount", least=0.02, most=0.98)
+    for amount in _TREES:
+        made.add("trees", Prune(method="trees", amount=amount), knob=knob)
+
+
+def _untrained(made: _Made, traits: Traits) -> None:
+    made.add("fuse", Fuse())
+    for step in _weights(traits):
+        made.add(f"weights {step.tool} {step.bits}", step)
+    made.add("cast fp16", Cast(to="fp16"))
+    made.add("cast bf16", Cast(to="bf16"))
+    made.add("dynamic", Quantize(method="dynamic"))
+    if made.target == "size":
+        for bits in (8, 6, 5, 4, 3):
+            made.add(
+                "affine", Quantize(method="affine", bits=bits), knob=Knob(step=0, field="bits", least=2, most=8, reverse=True)
+            )
+
+
+def _weights(traits: Traits) -> Iterator[Quantize]:
+    tools: list[Literal["onnxruntime", "openvino"]] = ["onnxruntime"]
+    if {"openvino", "nncf"} <= traits.tools:
+        tools.insert(0, "openvino")
+    for bits in (8, 4):
+        for tool in tools:
+            yield Quantize(method="weights", tool=tool, bits=bits, group=0 if bits == 8 else 64)
+
+
+def _calibrated(made: _Made, traits: Traits) -> None:
+    for step in _static(traits):
+        made.add(f"static {step.tool} {step.calibration}", step)
+
+
+def _static(traits: Traits) -> list[Quantize]:
+    found = [Quantize(method="static", calibration=calibration) for calibration in ("min-max", "entropy", "percentile")]
+    if {"openvino", "nncf"} <= traits.tools:
+        found.append(Quantize(method="static", tool="openvino"))
+    return found
+
+
+def _trained(made: _Made, traits: Traits) -> None:
+    if "torch" not in traits.tools:
+        return
+    epochs = epochs_for(traits.training)
+    shrunk: list[tuple[str, tuple[Pass, ...], Knob]] = []
+    if "torch_pruning" in traits.tools:
+        knob = Knob(step=0, field="amount", least=0.1, most=0.97)
+        shrunk += [("channels", (Prune(method="channels", amount=amount, epochs=epochs),), knob) for amount in _CHANNELS]
+        mix = 0.7 if traits.labels else 1.0
+        reverse = Knob(step=0, field="shrink", least=-0.9, most=-0.03, reverse=True)
+        shrunk += [("distil", (Distil(shrink=share, epochs=epochs, mix=mix),), reverse) for share in (0.5, 0.25)]
+    if traits.linear:
+        energy = Knob(step=0, field="energy", least=-0.999, most=-0.5, reverse=True)
+        shrunk += [("low-rank", (LowRank(energy=share, epochs=epochs),), energy) for share in (0.95, 0.85)]
+    for family, steps, knob in shrunk:
+        after = made.add(family, *steps, knob=knob)
+        followers: list[Pass] = [_static(traits)[0]]
+        if made.target == "size":
+            followers += [Quantize(method="affine", bits=bits) for bits in (8, 5)]
+        elif len(_static(traits)) > 3:
+            followers.append(_static(traits)[3])
+        for step in followers:
+            made.add(f"{family} → {_kind(step)}", *steps, step, knob=knob, after=after)
+    if made.target == "size":
+        sparse = Prune(method="global", amount=0.8, epochs=epochs, schedule=2)
+        after = made.add("global", sparse, knob=Knob(step=0, field="amount", least=0.3, most=0.98))
+        made.add("global → affine", sparse, Quantize(method="affine", bits=8), after=after)
+
+
+def _kind(step: Pass) -> str:
+    given: dict[str, Any] = msgspec.to_builtins(step)
+    return " ".join(str(given[name]) for name in ("method", "tool", "bits") if name in given)
+
+
+def _leaves_onnx(steps: Sequence[Pass]) -> bool:
+    return not any(isinstance(step, Quantize) and step.tool == "openvino" for step in steps)
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
+
+
+def _count(dims: Sequence[int]) -> int:
+    count = 1
+    for size in dims:
+        count *= size
+    return count
