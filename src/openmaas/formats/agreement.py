@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -74,6 +74,50 @@ def hold_against(
     labels = {name: difference(actual[name], array).reason for name, array in expected.items() if not is_number(array)}
     found += [f"output {name!r}: {reason}" for name, reason in labels.items() if reason]
     return comparison, f"at batch {batch} {'; '.join(found)}" if found else None
+
+
+class RowAgreement(NamedTuple):
+    """Answers of two versions to the same rows, row by row.
+
+    max_abs_diff: of all numbers. cosines: [N], the least of any output with rows of two numbers or more. classes: [N] each, what
+    the largest score says (actual, expected), or a single whole number; numbers: [N] each, of an output with one number a row.
+    None where no output is such.
+    """
+
+    max_abs_diff: float
+    cosines: Matrix | None
+    classes: tuple[NDArray[np.int64], NDArray[np.int64]] | None
+    numbers: tuple[Matrix, Matrix] | None
+
+
+def agree(actual: Mapping[str, Array], expected: Mapping[str, Array], declared: Output | None = None) -> RowAgreement | None:
+    """Of outputs that both have with equal shapes; single outputs are the same whatever they are called. None without any."""
+    if len(actual) == len(expected) == 1:
+        actual = {next(iter(expected)): next(iter(actual.values()))}
+    common = {name: array for name, array in expected.items() if name in actual and actual[name].shape == array.shape}
+    numeric = {name: _rows(actual[name], array) for name, array in common.items() if is_number(array) and array.ndim}
+    if not common:
+        return None
+    wide = {name: pair for name, pair in numeric.items() if pair[0].shape[1] > 1}
+    scores = [
+        found
+        for name in wide
+        if (found := _scores(actual[name], expected[name], _declared_for(name, declared, numeric))) is not None
+        and len(found[0]) == len(expected[name])
+    ]
+    labels = [
+        (actual[name].reshape(-1).astype(np.int64), array.reshape(-1).astype(np.int64))
+        for name, array in common.items()
+        if array.dtype.kind in "iub" and array.size == len(array)
+    ]
+    top = (scores[0][0].argmax(axis=1), scores[0][1].argmax(axis=1)) if scores else labels[0] if labels else None
+    single = next((pair for pair in numeric.values() if pair[0].shape[1] == 1), None)
+    return RowAgreement(
+        max_abs_diff=max((difference(actual[name], expected[name]).max_abs for name in numeric), default=0.0),
+        cosines=np.min([_cosines(*pair) for pair in wide.values()], axis=0) if wide else None,
+        classes=top,
+        numbers=(single[0].reshape(-1), single[1].reshape(-1)) if single is not None else None,
+    )
 
 
 def _declared_for(name: str, declared: Output | None, outputs: Mapping[str, Any]) -> Output | None:

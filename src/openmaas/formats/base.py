@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from openmaas.core.datasets import DataColumn, DatasetFormat, Purpose
 from openmaas.core.errors import InvalidInput
 from openmaas.core.generation import Generator
 from openmaas.core.manifest import Artifact, FileEntry, Manifest, Parity
@@ -72,6 +73,22 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
         """The version that these files are, the added ones among them."""
         found = {name: getattr(self, name) for name in Manifest.__struct_fields__ if name in self.__struct_fields__}
         return Manifest(files=tuple(sorted(files, key=lambda file: file.path)), **found)
+
+
+class ExaminedDataset(msgspec.Struct, frozen=True, kw_only=True):
+    """A DatasetManifest without its files; the fields are its own."""
+
+    format: DatasetFormat
+    entry: str
+    purpose: Purpose
+    rows: int
+    columns: tuple[DataColumn, ...]
+    label: str = ""
+    classes: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+    missing: int = 0
+    preview: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
-"""The one-shot child that looks into a pushed model: `python -I -m openmaas.formats.examiner`, started by sandbox.py.
+"""The one-shot child that looks into what was pushed: `python -I -m openmaas.formats.examiner`, started by sandbox.py.
 
-A Request as JSON on stdin, a Reply as JSON on stdout. Its limits are set before anything of the model is read.
+A Request as JSON on stdin, a Reply as JSON on stdout. Its limits are set before anything that was pushed is read.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused, WireError, without_paths
 from openmaas.core.manifest import Parity
-from openmaas.formats.base import Examined, Task, format_named, formats
+from openmaas.formats.base import Examined, ExaminedDataset, Task, format_named, formats
 from openmaas.formats.declared import with_processing
 from openmaas.formats.description import FILE_NAME, Description, read_description, refuse_unused
 from openmaas.formats.files import file_inside, list_files, sha256_of
@@ -26,22 +27,28 @@ from openmaas.formats.parts import without_parts
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A task, and the limits: memory in bytes, seconds of processor time, the parent's process id."""
+    """A task, and the limits: memory in bytes, seconds of processor time, the parent's process id.
 
+    label: of a dataset, the column that is predicted, where the pusher says it.
+    """
+
+    kind: Literal["model", "dataset"] = "model"
     folder: str
     output: str
-    sample: str | None
-    parity: Parity | None
-    approved: list[str]
+    sample: str | None = None
+    parity: Parity | None = None
+    approved: list[str] = []
+    label: str | None = None
     memory: int
     seconds: int
     parent: int
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Either of the two."""
+    """One of the three."""
 
     examined: Examined | None = None
+    dataset: ExaminedDataset | None = None
     error: WireError | None = None
 
 
@@ -72,17 +79,27 @@ def _limit(request: Request) -> None:
 
 def _reply(request: Request) -> Reply:
     try:
+        if request.kind == "dataset":
+            return Reply(dataset=_examine_dataset(request))
         return Reply(examined=examine_folder(request))
     except OpenMaaSError as error:
         return Reply(error=error.to_wire())
     except MemoryError:
-        text = f"Examining the model takes more than {request.memory} bytes of memory."
+        text = f"Examining the {request.kind} takes more than {request.memory} bytes of memory."
         return Reply(error=Refused(text, code="examine_memory", next_step="Raise OPENMAAS_EXAMINE_MEMORY.").to_wire())
     except Exception as failure:
         traceback.print_exc()
         said = without_paths(" ".join(str(failure).split()))[:400]
-        text = f"Examining the model failed: {type(failure).__name__}: {said}"
+        text = f"Examining the {request.kind} failed: {type(failure).__name__}: {said}"
         return Reply(error=Refused(text, code="examine_failed").to_wire())
+
+
+def _examine_dataset(request: Request) -> ExaminedDataset:
+    """What the pushed rows are, all of them read. Half of the memory is for the arrays, the rest for reading them."""
+    from openmaas.formats.datasets.reading import examine_files
+
+    folder = Path(request.folder)
+    return examine_files(folder, list_files(folder), label=request.label, limit=request.memory // 2)
 
 
 def examine_folder(request: Request) -> Examined:

@@ -1,4 +1,4 @@
-"""Look into a pushed model without ever parsing it here: a child of limited means does, and may die of it."""
+"""Look into a pushed model or dataset without ever parsing it here: a child of limited means does, and may die of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import msgspec
 
 from openmaas.core.errors import OpenMaaSError, Refused, Unavailable, without_paths
 from openmaas.core.manifest import Parity
-from openmaas.formats.base import Examined
+from openmaas.formats.base import Examined, ExaminedDataset
 from openmaas.formats.examiner import Reply, Request
 
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
@@ -50,12 +50,43 @@ def examine(
         parity=parity,
         approved=sorted(approved),
         memory=memory,
-        seconds=math.ceil(timeout * int(_THREADS)) + 1,
+        seconds=_processor_time(timeout),
         parent=os.getpid(),
     )
+    reply = _ask(request, timeout)
+    if reply.examined is None:
+        raise Refused("Examining the model ended without a result.", code="examine_failed")
+    return reply.examined
+
+
+def examine_dataset(folder: Path, *, label: str | None, timeout: float, memory: int) -> ExaminedDataset:
+    """Find out in a child process what the dataset in `folder` is: every row of it is read. Blocks.
+
+    label: the column that is predicted, where the pusher says it. timeout in seconds, memory in bytes. Raises as `examine`.
+    """
+    request = Request(
+        kind="dataset",
+        folder=str(folder.absolute()),
+        output="",
+        label=label,
+        memory=memory,
+        seconds=_processor_time(timeout),
+        parent=os.getpid(),
+    )
+    reply = _ask(request, timeout)
+    if reply.dataset is None:
+        raise Refused("Examining the dataset ended without a result.", code="examine_failed")
+    return reply.dataset
+
+
+def _processor_time(timeout: float) -> int:
+    return math.ceil(timeout * int(_THREADS)) + 1
+
+
+def _ask(request: Request, timeout: float) -> Reply:
     if not _SLOTS.acquire(timeout=timeout):
         raise Unavailable(
-            "Other models are being examined.", code="examine_busy", retry_after=10.0, next_step="Push again later."
+            "Other models or datasets are being examined.", code="examine_busy", retry_after=10.0, next_step="Push again later."
         )
     try:
         with tempfile.TemporaryDirectory(prefix="openmaas-examine-") as scratch:
@@ -64,17 +95,15 @@ def examine(
         _SLOTS.release()
 
 
-def _run(request: Request, scratch: Path, timeout: float) -> Examined:
+def _run(request: Request, scratch: Path, timeout: float) -> Reply:
     with (scratch / "stdout").open("w+b") as stdout, (scratch / "stderr").open("w+b") as stderr:
-        code = _wait(_start(scratch, stdout, stderr), msgspec.json.encode(request), timeout)
+        code = _wait(_start(scratch, stdout, stderr), request, timeout)
         if code != 0:
             raise _death(code, request, _last_line(stderr))
         reply = _read_reply(stdout)
     if reply.error is not None:
         raise OpenMaaSError.from_wire(reply.error)
-    if reply.examined is None:
-        raise Refused("Examining the model ended without a result.", code="examine_failed")
-    return reply.examined
+    return reply
 
 
 def _read_reply(stdout: IO[bytes]) -> Reply:
@@ -99,15 +128,15 @@ def _start(scratch: Path, stdout: IO[bytes], stderr: IO[bytes]) -> subprocess.Po
     )
 
 
-def _wait(child: subprocess.Popen[bytes], request: bytes, timeout: float) -> int:
+def _wait(child: subprocess.Popen[bytes], request: Request, timeout: float) -> int:
     """The child's exit code. Whatever happens, it and what it has started are gone afterwards."""
     try:
-        child.communicate(request, timeout)
+        child.communicate(msgspec.json.encode(request), timeout)
     except subprocess.TimeoutExpired:
         raise Refused(
-            f"Examining the model took longer than {timeout:g} s.",
+            f"Examining the {request.kind} took longer than {timeout:g} s.",
             code="examine_timeout",
-            next_step="Raise OPENMAAS_EXAMINE_TIMEOUT, or push a smaller model.",
+            next_step="Raise OPENMAAS_EXAMINE_TIMEOUT, or push a smaller one.",
         ) from None
     finally:
         if child.returncode is None:
@@ -117,18 +146,18 @@ def _wait(child: subprocess.Popen[bytes], request: bytes, timeout: float) -> int
 
 
 def _death(code: int, request: Request, line: str) -> Refused:
-    said = f" It said: {line}" if line else ""
+    said, what = f" It said: {line}" if line else "", f"Examining the {request.kind}"
     if code == -signal.SIGXCPU:
-        return Refused(f"Examining the model took more than {request.seconds} s of processor time.", code="examine_timeout",
-                       next_step="Raise OPENMAAS_EXAMINE_TIMEOUT, or push a smaller model.")  # fmt: skip
+        return Refused(f"{what} took more than {request.seconds} s of processor time.", code="examine_timeout",
+                       next_step="Raise OPENMAAS_EXAMINE_TIMEOUT, or push a smaller one.")  # fmt: skip
     if code == -signal.SIGXFSZ:
         return Refused(f"Converting the model wrote a file of more than {request.memory} bytes.", code="examine_memory")
     if "bad_alloc" in line or "MemoryError" in line or code == -signal.SIGKILL:
-        return Refused(f"Examining the model takes more than {request.memory} bytes of memory.{said}", code="examine_memory",
+        return Refused(f"{what} takes more than {request.memory} bytes of memory.{said}", code="examine_memory",
                        next_step="Raise OPENMAAS_EXAMINE_MEMORY.")  # fmt: skip
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return Refused(
-        f"The library that reads this model crashed ({name}); nothing else was harmed.{said}", code="examine_crashed"
+        f"The library that reads this {request.kind} crashed ({name}); nothing else was harmed.{said}", code="examine_crashed"
     )
 
 

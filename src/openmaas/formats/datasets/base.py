@@ -6,32 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 from numpy.typing import NDArray
 
-from openmaas.core.datasets import DataColumn, DatasetFormat, Purpose
 from openmaas.core.errors import InvalidInput, TooLarge
 
 MAX_COLUMNS = 10_000
 MAX_NAME = 255
 UNBOUNDED = 1 << 62
 Arrays = dict[str, NDArray[Any]]
-
-
-class ExaminedDataset(msgspec.Struct, frozen=True, kw_only=True):
-    """A DatasetManifest without its files; the fields are its own."""
-
-    format: DatasetFormat
-    entry: str
-    purpose: Purpose
-    rows: int
-    columns: tuple[DataColumn, ...]
-    label: str = ""
-    classes: tuple[str, ...] = ()
-    counts: tuple[int, ...] = ()
-    missing: int = 0
-    preview: tuple[tuple[str, ...], ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from openmaas.core.datasets import DataColumn, DatasetFormat, DatasetManifest, text_pair
 from openmaas.core.datatypes import datatype_name
 from openmaas.core.errors import InvalidInput
+from openmaas.formats.base import ExaminedDataset
 from openmaas.formats.datasets.arrays import read_npz
-from openmaas.formats.datasets.base import UNBOUNDED, Arrays, Budget, Columns, ExaminedDataset, invalid, listed
+from openmaas.formats.datasets.base import UNBOUNDED, Arrays, Budget, Columns, invalid, listed
 from openmaas.formats.datasets.images import check_images, find_images, read_images
 from openmaas.formats.datasets.meaning import encode, understand
 from openmaas.formats.datasets.parquet import read_parquet
