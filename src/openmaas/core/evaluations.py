@@ -133,7 +133,8 @@ class Entrant(msgspec.Struct, frozen=True, kw_only=True):
     """One version in a comparison. difference: of its quality to the baseline's, by metric, paired over rows; above 0 is
     better. loss: of the comparison's metric with its upper bound, as gates count it. label: the recipe, short.
 
-    dominated: worse than the baseline on every axis. on_front: no other entrant is better on all of quality, size and latency.
+    dominated: on no axis better than the baseline, and worse on some, beyond the noise (core/pareto.py). on_front: no other
+    entrant is better on all of quality, size and latency.
     registered: False for one that a search has tried and dropped; its version is then a name like "variant 3".
     """
 

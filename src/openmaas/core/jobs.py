@@ -10,6 +10,9 @@ import msgspec
 from openmaas.core.errors import InvalidInput
 from openmaas.core.recipes import Recipe, Target, Weights, read_recipe
 
+MOST_COMPARED: Final = 16
+"""Versions of one comparison."""
+
 GENERATOR_TARGET: Final = "openvino-genai"
 """What text generators are converted to."""
 
@@ -101,7 +104,9 @@ class EvaluateArguments(Arguments, frozen=True, kw_only=True):
 class CompareArguments(Arguments, frozen=True, kw_only=True):
     """Measure versions beside `version`, their baseline, in one alternating run. others: of any models with equal inputs.
 
-    data: what their quality is compared on; empty compares their answers to the baseline's sample only. seconds: of timing.
+    data: what their quality is compared on; empty compares their answers to the baseline's sample only. rows: at most so many,
+    drawn by the seed; 0 is all. metric: empty is the usual one. max_loss and target: of the recommendation, as in
+    OptimizeArguments. seconds: of timing.
     """
 
     kind: ClassVar[str] = "compare"
@@ -110,8 +115,19 @@ class CompareArguments(Arguments, frozen=True, kw_only=True):
     others: tuple[str, ...]
     data: str = ""
     rows: int = 0
+    metric: str = ""
+    max_loss: float = 0.01
+    target: Literal["latency", "throughput", "size", "memory"] = "latency"
     seconds: float = 60.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.others) <= MOST_COMPARED - 1:
+            raise ValueError(f"{len(self.others)} others are named; compare with 1 to {MOST_COMPARED - 1}")
+        if not 0 <= self.max_loss < 1 or not 1 <= self.seconds <= 86_400:
+            raise ValueError("max_loss must be from 0 to 1, and seconds from 1 to 86400")
+        if self.rows < 0 or not 0 <= self.seed < 2**32:
+            raise ValueError("rows must not be below 0, and the seed from 0 to 4294967295")
 
     @property
     def measures(self) -> bool:

@@ -79,9 +79,9 @@ def hold_against(
 class RowAgreement(NamedTuple):
     """Answers of two versions to the same rows, row by row.
 
-    max_abs_diff: of all numbers. cosines: [N], the least of any output with rows of two numbers or more. classes: [N] each, what
-    the largest score says (actual, expected), or a single whole number; numbers: [N] each, of an output with one number a row.
-    None where no output is such.
+    max_abs_diff: of all numbers. cosines: [N], the least of any output with rows of two numbers or more. classes: [N] each
+    (actual, expected), what the largest score says, or a single whole number. numbers: [N] each, of an output with one number a
+    row. None where no output is such.
     """
 
     max_abs_diff: float
