@@ -46,7 +46,9 @@ def alias_history(
 
 @routes.put("/models/{name}/aliases/{alias}")
 def set_alias(services: With, caller: Caller, name: str, alias: str, change: AliasChange) -> AliasMove:
-    return services.aliases.set(name, alias, change.number, actor=caller.id, project=caller.project)
+    return services.aliases.set(
+        name, alias, change.number, actor=caller.id, force=change.force, reason=change.reason, project=caller.project
+    )
 
 
 @routes.delete("/models/{name}/aliases/{alias}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fastapi.responses import StreamingResponse
 
 from openmaas.api.bodies import open_to, router
 from openmaas.api.services import Caller, With
 from openmaas.control.keys import JOB
-from openmaas.core.resources import VersionChange, VersionInfo
+from openmaas.core.manifest import FileEntry
+from openmaas.core.resources import Lineage, VersionChange, VersionInfo
 
 routes = router()
 
@@ -16,6 +19,12 @@ routes = router()
 @open_to(JOB)
 def get_version(services: With, caller: Caller, reference: str) -> VersionInfo:
     return services.versions.get(reference, project=caller.project)
+
+
+@routes.get("/versions/{reference}/lineage")
+@open_to(JOB)
+def get_lineage(services: With, caller: Caller, reference: str) -> Lineage:
+    return services.lineage.get(reference, project=caller.project)
 
 
 @routes.patch("/versions/{reference}")
@@ -31,7 +40,11 @@ def delete_version(services: With, caller: Caller, reference: str) -> None:
 @routes.get("/versions/{reference}/files/{path:path}", response_class=StreamingResponse)
 @open_to(JOB)
 def read_file(services: With, caller: Caller, reference: str, path: str) -> StreamingResponse:
-    entry, chunks = services.versions.read_file(reference, path, project=caller.project)
+    return file_answer(*services.versions.read_file(reference, path, project=caller.project))
+
+
+def file_answer(entry: FileEntry, chunks: Iterator[bytes]) -> StreamingResponse:
+    """A stored file's bytes."""
     headers = {
         "content-length": str(entry.size),
         "etag": f'"{entry.sha256}"',

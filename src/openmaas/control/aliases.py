@@ -8,7 +8,8 @@ A rollback undoes the newest move that is not undone yet, so that rolling back a
     set 4, rollback          champion → 1
     rollback                 refused: there is nothing before
 
-Removing is a move like any other: a rollback after it brings the alias back.
+Removing is a move like any other: a rollback after it brings the alias back. A gate (control/gates.py) is asked before an
+alias is set, and not before a rollback: there the alias stood already.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from openmaas.control.gates import GateService, Wish, check_force
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
 from openmaas.control.references import find_model, find_version
 from openmaas.core.errors import Conflict, NotFound
@@ -31,21 +33,58 @@ from openmaas.store.tables import AliasMoveRow, AliasRow, ModelRow, VersionRow
 class AliasService:
     """Moves aliases and tells their history. `changed` is called after each move: gateways know aliases too."""
 
-    def __init__(self, database: Database, changed: Callable[[], None], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.time,
+        gates: GateService | None = None,
+    ) -> None:
+        self._gates = gates or GateService(database, clock=clock)
         self._database = database
         self._changed = changed
         self._clock = clock
 
-    def set(self, model: str, alias: str, number: int, *, actor: str, project: str = DEFAULT_PROJECT) -> AliasMove:
-        """Let the alias stand at a version; where it does already, the move that put it there. Raises NotFound."""
+    def set(
+        self,
+        model: str,
+        alias: str,
+        number: int,
+        *,
+        actor: str,
+        force: bool = False,
+        reason: str = "",
+        project: str = DEFAULT_PROJECT,
+    ) -> AliasMove:
+        """Let the alias stand at a version; where it does already, the move that put it there.
+
+        force: although its gate refuses, for a reason that is kept. Raises NotFound, and Refused by the gate.
+        """
         check_alias(alias)
+        check_force(force, reason)
+        self._gates.prepare(model, "alias", alias, number, project=project)
         with self._database.write() as session:
             row, version = find_version(session, project, Reference(model, number=number))
             last = _last_move(session, row, alias)
             if last is not None and last.number == number:
                 return _view(last, model)
-            base = None if last is None else last.id
-            move = self._move(session, row, alias, version, base=base, previous=last, action="set", actor=actor)
+            previous = None if last is None else last.number
+            wish = Wish(
+                target="alias",
+                name=alias,
+                model=row,
+                version=version,
+                previous=previous,
+                actor=actor,
+                force=force,
+                reason=reason,
+            )
+            refusal = self._gates.decide(session, wish)
+            if refusal is None:
+                base = None if last is None else last.id
+                move = self._move(session, row, alias, version, base=base, previous=last, action="set", actor=actor)
+        if refusal is not None:
+            raise refusal
         self._changed()
         return _view(move, model)
 

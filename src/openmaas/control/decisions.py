@@ -5,6 +5,8 @@ its own number and digest, and the revision becomes one of that version as soon 
 number that answers, `ps`, `history` and aliases name what really runs, and a rollback brings exactly that version back, without
 asking again which weights are best. Until then the revision names the version that was asked for. The options keep what was
 asked for.
+
+The deployment's gate is asked about the version and the engine that will serve, as soon as both are known.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy.orm import Session
 
+from openmaas.control.gates import GateService, Wish
 from openmaas.control.resolution import Resolution
+from openmaas.control.revisions import Options
 from openmaas.core.contracts import Cause
+from openmaas.core.errors import Refused
 from openmaas.core.log import get_logger
-from openmaas.store.tables import DeploymentRevisionRow, DeploymentRow, VersionRow
+from openmaas.store.tables import DeploymentRevisionRow, DeploymentRow, ModelRow, VersionRow
 
 _log = get_logger("deployment")
 
@@ -29,6 +34,34 @@ class Decision(NamedTuple):
     engine: Resolution | None = None
     job: str = ""
     cause: Cause | None = None
+
+
+def ask_gate(
+    session: Session,
+    gates: GateService,
+    decision: Decision,
+    options: Options,
+    *,
+    name: str,
+    previous: int | None,
+    actor: str,
+    settled: bool = True,
+) -> Refused | None:
+    """Whether the deployment's gate lets the decision serve; as GateService.decide. settled: nothing is left to be measured."""
+    if decision.cause is not None:
+        return None  # nothing will serve
+    wish = Wish(
+        target="deployment",
+        name=name,
+        model=session.get_one(ModelRow, decision.version.model_id),
+        version=decision.version,
+        previous=previous,
+        actor=actor,
+        force=options.force,
+        reason=options.reason,
+        engine=decision.engine.choice.label if decision.engine is not None else "",
+    )
+    return gates.decide(session, wish, pending=not settled)
 
 
 def enact(session: Session, row: DeploymentRevisionRow, decision: Decision, now: float) -> None:

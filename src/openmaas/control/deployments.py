@@ -10,6 +10,8 @@ rollback   undoes the newest move that is not undone yet, as a new revision, so 
     rollback                          serves 1
     rollback                          refused: nothing served before
     undeploy, rollback                serves 1
+
+A gate (control/gates.py) is asked before a deploy, and not before a rollback: what it goes back to served already.
 """
 
 from __future__ import annotations
@@ -23,16 +25,17 @@ import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from openmaas.control.decisions import Decision, enact
+from openmaas.control.decisions import Decision, ask_gate, enact
 from openmaas.control.deployment_logs import LogLines, check_window, read_log
 from openmaas.control.deployment_views import view_deployment, view_move, view_replicas
+from openmaas.control.gates import GateService, check_force
 from openmaas.control.observed import Fleet
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
 from openmaas.control.references import find_version
 from openmaas.control.revisions import Options, decode_options, options_of
 from openmaas.core.errors import Conflict, NotFound
 from openmaas.core.manifest import Manifest
-from openmaas.core.names import DEFAULT_PROJECT, check_name
+from openmaas.core.names import DEFAULT_PROJECT, Reference, check_name
 from openmaas.core.resources import DeploymentInfo, DeploymentMove, DeployRequest, Page, ReplicaInfo
 from openmaas.store.database import Database
 from openmaas.store.tables import DeploymentRevisionRow, DeploymentRow, VersionRow
@@ -57,8 +60,10 @@ class DeploymentService:
         logs: Path,
         engines: Engines,
         clock: Callable[[], float] = time.time,
+        gates: GateService | None = None,
     ) -> None:
         self._engines = engines
+        self._gates = gates or GateService(database, clock=clock)
         self._database = database
         self._fleet = fleet
         self._changed = changed
@@ -139,19 +144,37 @@ class DeploymentService:
         With the engine `auto`, it waits for the measurement of its engines where one is on its way. With weights that a version
         which generates text has not got yet, it waits for their conversion, and the revision becomes one of its result.
         Raises InvalidInput for an option out of its bounds and for an engine or weights that the version cannot have, NotFound
-        for no such version, and Conflict where the name stands for another model or the version must be converted first.
+        for no such version, Conflict where the name stands for another model or the version must be converted first, and
+        Refused by the gate. A gate that can be asked only when a job is over fails the revision instead.
         """
-        options = options_of(request, generates=self._generates(request.version, project))
+        check_force(request.force, request.reason)
+        found, generates = self._find(request.version, project)
+        options = options_of(request, generates=generates)
+        name = check_name(request.name or found.model, "deployment")
+        self._gates.prepare(found.model, "deployment", name, found.number or 0, project=project)
         self._engines.prepare(request.version, options, actor=actor, project=project)
         with self._database.write() as session:
             model, version = find_version(session, project, request.version)
-            name = check_name(request.name or model.name, "deployment")
-            row = _named(session, project, name) or self._create(session, project, name, model.name, actor)
-            base = _served_before(session, row)
-            same = base is not None and base.model == model.name
-            self._start(session, row, model.name, version, options, "deploy", base.revision if base and same else None, actor)
-            self._choose(session, row, version, options)
-            info = self._view(session, row)
+            row = _named(session, project, name)
+            _refuse_other_model(row, model.name)
+            decision = self._engines.choose(session, version, options)
+            refusal = None
+            if decision.engine is not None or not generates:  # else it is not known yet which variant will serve
+                refusal = ask_gate(
+                    session, self._gates, decision, options,
+                    name=name, previous=_serves(session, row), actor=actor, settled=decision.engine is not None,
+                )  # fmt: skip
+            if refusal is None:
+                row = row or self._create(session, project, name, model.name, actor)
+                base = _served_before(session, row)
+                same = base is not None and base.model == model.name
+                self._start(
+                    session, row, model.name, version, options, "deploy", base.revision if base and same else None, actor
+                )
+                enact(session, find_revision(session, row, row.revision), decision, self._clock())
+                info = self._view(session, row)
+        if refusal is not None:
+            raise refusal
         self._changed()
         return info
 
@@ -196,14 +219,12 @@ class DeploymentService:
         self._changed()
         return info
 
-    def _generates(self, reference: str, project: str) -> bool:
+    def _find(self, reference: str, project: str) -> tuple[Reference, bool]:
+        """The exact version, and whether it generates text."""
         with self._database.read() as session:
-            _, version = find_version(session, project, reference)
-            return msgspec.json.decode(version.manifest, type=Manifest).generator is not None
-
-    def _choose(self, session: Session, row: DeploymentRow, version: VersionRow, options: Options) -> None:
-        decision = self._engines.choose(session, version, options)
-        enact(session, find_revision(session, row, row.revision), decision, self._clock())
+            model, version = find_version(session, project, reference)
+            generates = msgspec.json.decode(version.manifest, type=Manifest).generator is not None
+            return Reference(model.name, number=version.number), generates
 
     # rows
 
@@ -227,12 +248,7 @@ class DeploymentService:
         base: int | None,
         actor: str,
     ) -> None:
-        if row.serving is not None and row.model != model:
-            raise Conflict(
-                f"Deployment {row.name!r} serves the model {row.model!r}, not {model!r}.",
-                code="other_model",
-                next_step=f"Choose another name with --as, or openmaas undeploy {row.name} first.",
-            )
+        _refuse_other_model(row, model)
         self._append(session, row, model, version, options, action, base, actor)
         row.model, row.state = model, "starting" if row.serving is None else "updating"
 
@@ -294,6 +310,20 @@ def find_revision(session: Session, row: DeploymentRow, number: int) -> Deployme
         DeploymentRevisionRow.deployment_id == row.id, DeploymentRevisionRow.revision == number
     )
     return session.scalars(query).one()
+
+
+def _refuse_other_model(row: DeploymentRow | None, model: str) -> None:
+    if row is not None and row.serving is not None and row.model != model:
+        raise Conflict(
+            f"Deployment {row.name!r} serves the model {row.model!r}, not {model!r}.",
+            code="other_model",
+            next_step=f"Choose another name with --as, or openmaas undeploy {row.name} first.",
+        )
+
+
+def _serves(session: Session, row: DeploymentRow | None) -> int | None:
+    """The number of the version that answers."""
+    return None if row is None or row.serving is None else find_revision(session, row, row.serving).number
 
 
 def _named(session: Session, project: str, name: str) -> DeploymentRow | None:

@@ -13,7 +13,8 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from openmaas.control.decisions import Decision, enact
+from openmaas.control.decisions import Decision, ask_gate, enact
+from openmaas.control.gates import GateService
 from openmaas.control.job_rows import OPEN, find_job, job_id
 from openmaas.control.jobs import JobService
 from openmaas.control.references import find_version
@@ -33,7 +34,7 @@ from openmaas.core.resources import JobInfo, VersionInfo
 from openmaas.core.settings import Settings
 from openmaas.formats.ways import ways_to_run
 from openmaas.store.database import Database
-from openmaas.store.tables import DeploymentRevisionRow, JobRow, MeasurementRow, VersionRow
+from openmaas.store.tables import DeploymentRevisionRow, DeploymentRow, JobRow, MeasurementRow, VersionRow
 
 KIND = MeasureArguments.kind
 
@@ -52,7 +53,9 @@ class MeasurementService:
         here: Callable[[], Processor] = processor,
         ways: Callable[[Manifest], Sequence[EngineChoice]] = ways_to_run,
         clock: Callable[[], float] = time.time,
+        gates: GateService | None = None,
     ) -> None:
+        self._gates = gates or GateService(database, here, clock)
         self._when = settings.measure
         self._database = database
         self._jobs = jobs
@@ -198,12 +201,27 @@ class MeasurementService:
         self._changed()
 
     def _settle(self, session: Session, row: DeploymentRevisionRow) -> None:
-        version = session.get_one(VersionRow, row.version_id)
+        version, options = session.get_one(VersionRow, row.version_id), decode_options(row.options)
         try:
-            decision = self.choose(session, version, decode_options(row.options))
-        except OpenMaaSError as error:  # what could serve it is not installed any more
+            decision = self.choose(session, version, options)
+            if (refusal := self._refusal(session, row, decision, options)) is not None:
+                raise refusal
+        except OpenMaaSError as error:  # the gate refuses it, or what could serve it is not installed any more
             decision = Decision(version, cause=Cause(code=error.code, message=error.message, next_step=error.next_step or ""))
         enact(session, row, decision, self._clock())
+
+    def _refusal(
+        self, session: Session, row: DeploymentRevisionRow, decision: Decision, options: Options
+    ) -> OpenMaaSError | None:
+        """What the deployment's gate says of what will serve, once that is known."""
+        if decision.engine is None:
+            return None
+        deployment = session.get_one(DeploymentRow, row.deployment_id)
+        serving = select(DeploymentRevisionRow.number).where(
+            DeploymentRevisionRow.deployment_id == deployment.id, DeploymentRevisionRow.revision == deployment.serving
+        )
+        previous = session.scalar(serving)
+        return ask_gate(session, self._gates, decision, options, name=deployment.name, previous=previous, actor=row.actor)
 
 
 def _manifest(version: VersionRow) -> Manifest:

@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from openmaas.control.aliases import remove_all
+from openmaas.control.gate_rows import refuse_while_gated
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page
 from openmaas.control.references import find_model
 from openmaas.control.usage import refuse_while_deployed, refuse_while_in_jobs
@@ -59,6 +60,7 @@ class ModelService:
             ids = session.scalars(live).all()
             refuse_while_deployed(session, f"The model {name!r}", ids)
             refuse_while_in_jobs(session, f"The model {name!r}", ids)
+            refuse_while_gated(session, model)
             remove_all(session, model, actor, now)
             session.execute(delete(VersionFileRow).where(VersionFileRow.version_id.in_(live)))
             session.execute(

@@ -32,7 +32,10 @@ _GENERATION: Final[dict[str, float]] = {"max_batch": 16, "max_queue": 128, "time
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a revision runs. Kept as JSON with the revision, so that a rollback brings them back too."""
+    """How a revision runs. Kept as JSON with the revision, so that a rollback brings them back too.
+
+    force, reason: whether the deployment's gate was overruled, and why.
+    """
 
     replicas: int = 1
     memory: int | None = None
@@ -44,6 +47,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int = 0
     engine: str = "auto"
     weights: str = "auto"
+    force: bool = False
+    reason: str = ""
 
     @property
     def as_dict(self) -> dict[str, Any]:
@@ -66,7 +71,13 @@ def options_of(request: DeployRequest, *, generates: bool = False) -> Options:
                 code="invalid_option",
                 next_step=f"Give a {name} within these bounds.",
             )
-    return Options(**values, engine=check_engine(request.engine), weights=check_weights(request.weights, generates=generates))
+    return Options(
+        **values,
+        engine=check_engine(request.engine),
+        weights=check_weights(request.weights, generates=generates),
+        force=request.force,
+        reason=request.reason,
+    )
 
 
 def check_weights(weights: str, *, generates: bool) -> str:

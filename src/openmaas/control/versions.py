@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from openmaas.control.details import check_card, encode_metadata
+from openmaas.control.gate_rows import refuse_while_baseline
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
 from openmaas.control.references import find_model, find_version
 from openmaas.control.usage import refuse_while_aliased, refuse_while_deployed, refuse_while_in_jobs
@@ -91,7 +92,8 @@ class VersionService:
     def delete(self, reference: str, *, project: str = DEFAULT_PROJECT) -> None:
         """Delete one version; its files go with the next garbage collection.
 
-        Raises NotFound, and Conflict while an alias stands at it, a deployment runs it or a job is about it.
+        Raises NotFound, and Conflict while an alias stands at it, a deployment runs it, a job is about it or a gate measures
+        losses against it.
         """
         target = parse_reference(reference)
         if target.number is None and target.alias is None:
@@ -105,6 +107,7 @@ class VersionService:
             refuse_while_deployed(session, f"{model.name}:{version.number}", [version.id])
             refuse_while_aliased(session, model.name, version.number, version.id)
             refuse_while_in_jobs(session, f"{model.name}:{version.number}", [version.id])
+            refuse_while_baseline(session, project, f"{model.name}:{version.number}")
             version.deleted_at = model.updated_at = self._clock()
             session.execute(delete(VersionFileRow).where(VersionFileRow.version_id == version.id))
             session.flush()
