@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from openmaas import __version__
-from openmaas.api import approvals, deployments, jobs, models, server, uploads, versions
+from openmaas.api import approvals, datasets, deployments, gates, jobs, models, server, uploads, versions
 from openmaas.api.answers import on_error, on_failure, on_http_error, on_invalid_request
 from openmaas.api.door import Door
 from openmaas.api.services import Services
@@ -25,7 +25,7 @@ def create_app(services: Services) -> Door:
     app.state.services = services
     app.state.chunks = asyncio.Semaphore(uploads.CHUNKS)
     app.state.completing = CapacityLimiter(uploads.COMPLETING)
-    for noun in (models, versions, uploads, approvals, deployments, jobs, server):
+    for noun in (models, versions, datasets, uploads, approvals, deployments, gates, jobs, server):
         app.include_router(noun.routes, prefix=PREFIX)
     app.add_exception_handler(OpenMaaSError, on_error)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -10,12 +10,15 @@ from fastapi import Depends, Request
 
 from openmaas.control.aliases import AliasService
 from openmaas.control.approvals import ApprovalService
+from openmaas.control.datasets import DatasetService
 from openmaas.control.deployments import DeploymentService
 from openmaas.control.doctor import DoctorService
 from openmaas.control.follow_up import FollowUpService
 from openmaas.control.garbage import GarbageService
+from openmaas.control.gates import GateService
 from openmaas.control.jobs import JobService
 from openmaas.control.keys import KeyService, Principal
+from openmaas.control.lineage import LineageService
 from openmaas.control.measurements import MeasurementService
 from openmaas.control.models import ModelService
 from openmaas.control.observed import Fleet
@@ -36,7 +39,10 @@ class Services:
     settings: Settings
     models: ModelService
     versions: VersionService
+    datasets: DatasetService
     aliases: AliasService
+    gates: GateService
+    lineage: LineageService
     uploads: UploadService
     pushes: PushService
     approvals: ApprovalService
@@ -71,14 +77,19 @@ def build_services(settings: Settings, database: Database, fleet: Fleet, changed
     uploads = UploadService(settings, database, blobs, parts)
     keys = KeyService(settings, database, changed)
     jobs = JobService(settings, database, fleet, keys, changed)
-    measurements = MeasurementService(settings, database, jobs, changed)
-    deployments = DeploymentService(database, fleet, changed, settings.home_path / "logs" / "deployments", measurements)
+    gates = GateService(database)
+    measurements = MeasurementService(settings, database, jobs, changed, gates=gates)
+    logs = settings.home_path / "logs" / "deployments"
+    deployments = DeploymentService(database, fleet, changed, logs, measurements, gates=gates)
     follow_up = FollowUpService(jobs, measurements)
     return Services(
         settings=settings,
         models=ModelService(database, changed),
         versions=VersionService(database, blobs, measured=measurements.known),
-        aliases=AliasService(database, changed),
+        datasets=DatasetService(database, blobs),
+        aliases=AliasService(database, changed, gates=gates),
+        gates=gates,
+        lineage=LineageService(database),
         uploads=uploads,
         pushes=PushService(settings, database, blobs, parts, uploads, approvals, follow_up=follow_up.begin),
         approvals=approvals,

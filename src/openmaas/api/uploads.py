@@ -12,7 +12,7 @@ from openmaas.api.bodies import StrictRequest, allow_body, open_to, router
 from openmaas.api.services import Caller, With
 from openmaas.control.keys import JOB
 from openmaas.core.errors import Forbidden, Unavailable
-from openmaas.core.resources import PushResult, UploadInfo, UploadRequest
+from openmaas.core.resources import DatasetPushResult, PushResult, UploadInfo, UploadRequest
 
 routes = router()
 CHUNKS = 16  # in memory at once
@@ -57,8 +57,12 @@ async def write_chunk(
 
 @routes.post("/uploads/{upload}/complete")
 @open_to(JOB)
-async def complete_upload(request: Request, services: With, caller: Caller, upload: str) -> PushResult:
+async def complete_upload(request: Request, services: With, caller: Caller, upload: str) -> PushResult | DatasetPushResult:
     limiter: CapacityLimiter = request.app.state.completing
-    return await to_thread.run_sync(
-        lambda: services.pushes.complete(upload, actor=caller.id, project=caller.project), limiter=limiter
-    )
+
+    def complete() -> PushResult | DatasetPushResult:
+        dataset = services.uploads.kind(upload, project=caller.project) == "dataset"
+        service = services.pushes.complete_dataset if dataset else services.pushes.complete
+        return service(upload, actor=caller.id, project=caller.project)
+
+    return await to_thread.run_sync(complete, limiter=limiter)

@@ -1,4 +1,4 @@
-"""Garbage: blobs that no version and no upload needs, uploads that nobody goes on with, copies of versions that are gone.
+"""Garbage: blobs that no version, dataset or upload needs, uploads that nobody goes on with, copies of versions that are gone.
 
 Safe beside a push: what an upload will need is pinned by rows of its own before it is relied on, and every blob is looked up
 once more under the write lock in which it is deleted.
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, not_, or_, select
 from sqlalchemy.orm import Session
 
 from openmaas.control.parts import Parts
@@ -22,10 +22,19 @@ from openmaas.core.resources import GcReport
 from openmaas.core.settings import Settings
 from openmaas.store.blobs import BlobStore
 from openmaas.store.database import Database
-from openmaas.store.tables import BlobRow, UploadFileRow, UploadRow, VersionFileRow, VersionRow
+from openmaas.store.tables import (
+    BlobRow,
+    DatasetFileRow,
+    DatasetVersionRow,
+    UploadFileRow,
+    UploadRow,
+    VersionFileRow,
+    VersionRow,
+)
 
 STALE = 24 * 3600.0  # seconds after which an upload that nobody touched is given up
 _BATCH = 100  # blobs that are deleted under one lock
+_REFERRING = (VersionFileRow, DatasetFileRow)
 
 
 class GarbageService:
@@ -64,10 +73,10 @@ class GarbageService:
     # blobs
 
     def _unused(self, leaving_out: Sequence[str] = ()) -> list[tuple[str, int]]:
-        """Blobs that no version refers to, nor any upload but those left out."""
+        """Blobs that no version or dataset refers to, nor any upload but those left out."""
         kept = list(self._blobs.list())
         with self._database.read() as session:
-            used = set(session.scalars(select(VersionFileRow.sha256).distinct()))
+            used = {sha256 for files in _REFERRING for sha256 in session.scalars(select(files.sha256).distinct())}
             for upload, sha256 in session.execute(select(UploadFileRow.upload_id, UploadFileRow.sha256)):
                 if upload not in leaving_out:
                     used.add(sha256)
@@ -82,8 +91,8 @@ class GarbageService:
                     self._blobs.delete(sha256)
                     freed[sha256] = batch[sha256]
         with self._database.write() as session:
-            referred = select(VersionFileRow.sha256).where(VersionFileRow.sha256 == BlobRow.sha256)
-            session.execute(delete(BlobRow).where(~referred.exists()))
+            referred = [select(files.sha256).where(files.sha256 == BlobRow.sha256).exists() for files in _REFERRING]
+            session.execute(delete(BlobRow).where(not_(or_(*referred))))
         return freed
 
     # uploads
@@ -110,12 +119,16 @@ class GarbageService:
     # copies
 
     def _clear_cache(self) -> None:
-        """Remove the folders that replicas made of versions that are gone, and half-made ones of killed replicas."""
+        """Remove the folders that replicas and jobs made of versions that are gone, and half-made ones of killed replicas."""
         if not self._cache.is_dir():
             return
         folders = list(self._cache.iterdir())  # before the versions are read: a newer folder is then left alone
         with self._database.read() as session:
-            live = set(session.scalars(select(VersionRow.digest).where(VersionRow.deleted_at.is_(None))))
+            live = {
+                digest
+                for versions in (VersionRow, DatasetVersionRow)
+                for digest in session.scalars(select(versions.digest).where(versions.deleted_at.is_(None)))
+            }
         for folder in folders:
             half_made = folder.name.startswith(".")
             if folder.name not in live and (not half_made or folder.stat().st_mtime < self._clock() - STALE):
@@ -123,6 +136,5 @@ class GarbageService:
 
 
 def _used_of(session: Session, digests: Sequence[str]) -> set[str]:
-    by_versions = session.scalars(select(VersionFileRow.sha256).where(VersionFileRow.sha256.in_(digests)))
-    by_uploads = session.scalars(select(UploadFileRow.sha256).where(UploadFileRow.sha256.in_(digests)))
-    return {*by_versions, *by_uploads}
+    every = (session.scalars(select(files.sha256).where(files.sha256.in_(digests))) for files in (*_REFERRING, UploadFileRow))
+    return {sha256 for some in every for sha256 in some}

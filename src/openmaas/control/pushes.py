@@ -17,27 +17,36 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 from sqlalchemy import delete, select, update
 
 from openmaas.control.approvals import ApprovalService
+from openmaas.control.dataset_registration import register_dataset
 from openmaas.control.parts import Parts
 from openmaas.control.registration import Registration, register
 from openmaas.control.requests import check_collisions, check_total, parity_of
-from openmaas.control.uploads import UploadService, find_upload
+from openmaas.control.uploads import UploadService, find_upload, request_of
+from openmaas.core.datasets import DatasetManifest
 from openmaas.core.errors import Conflict, NotFound, Refused
 from openmaas.core.manifest import FileEntry, Manifest, Parity, check_path
 from openmaas.core.names import DEFAULT_PROJECT
-from openmaas.core.resources import PushResult, UploadRequest, VersionInfo
+from openmaas.core.resources import DatasetPushResult, PushResult, UploadRequest, VersionInfo
 from openmaas.core.settings import Settings
-from openmaas.formats import Examined
+from openmaas.formats import Examined, ExaminedDataset
 from openmaas.formats import examine as examine_in_child
+from openmaas.formats import examine_dataset as examine_dataset_in_child
 from openmaas.store.blobs import BlobStore
 from openmaas.store.database import Database
 from openmaas.store.files import digest_file, full_disk, verify_file
 from openmaas.store.tables import UploadFileRow
+
+
+class ExamineDataset(Protocol):
+    """openmaas.formats.examine_dataset, or a fake."""
+
+    def __call__(self, folder: Path, *, label: str | None, timeout: float, memory: int) -> ExaminedDataset: ...
 
 
 class Examine(Protocol):
@@ -73,7 +82,9 @@ class PushService:
         approvals: ApprovalService,
         examine: Examine = examine_in_child,
         follow_up: FollowUp = lambda version, examined, actor, project: [],
+        examine_dataset: ExamineDataset = examine_dataset_in_child,
     ) -> None:
+        self._examine_dataset = examine_dataset
         self._follow_up = follow_up
         self._settings = settings
         self._database = database
@@ -91,7 +102,7 @@ class PushService:
         why the model is not accepted), InvalidInput, StorageFull, and Unavailable while somebody else completes it.
         """
         with self._parts.locked(upload):
-            request, files = self._load(upload, project)
+            request, files = self._load(upload, project, "model")
             with self._workplace(upload) as place:
                 self._assemble(upload, files, place / "files")
                 examined = self._look(request, place, project)
@@ -107,7 +118,32 @@ class PushService:
         jobs = self._follow_up(version, examined, actor, project) if created else []
         return PushResult(version=version, created=created, stored_bytes=stored, jobs=jobs)
 
-    def _load(self, upload: str, project: str) -> tuple[UploadRequest, list[FileEntry]]:
+    def complete_dataset(self, upload: str, *, actor: str, project: str = DEFAULT_PROJECT) -> DatasetPushResult:
+        """Make a dataset's version of an upload. Blocks while every row is read.
+
+        `created` is False when the newest version is the same. Raises as `complete`.
+        """
+        with self._parts.locked(upload):
+            request, files = self._load(upload, project, "dataset")
+            with self._workplace(upload) as place:
+                self._assemble(upload, files, place / "files")
+                examined = self._examine_dataset(
+                    place / "files",
+                    label=request.label,
+                    timeout=self._settings.examine_timeout,
+                    memory=self._settings.examine_memory,
+                )
+                manifest = _dataset_manifest(examined, files)
+                stored = self._keep(upload, files, [], place / "output")
+            with self._database.write() as session:
+                find_upload(session, project, upload)
+                dataset, created = register_dataset(
+                    session, project=project, actor=actor, upload=upload, name=request.name, manifest=manifest
+                )
+            self._parts.remove(upload)
+        return DatasetPushResult(dataset=dataset, created=created, stored_bytes=stored)
+
+    def _load(self, upload: str, project: str, kind: Literal["model", "dataset"]) -> tuple[UploadRequest, list[FileEntry]]:
         missing = self._uploads.get(upload, project=project).offsets
         if missing:
             raise Conflict(
@@ -116,7 +152,9 @@ class PushService:
                 next_step="Send what is missing, from the offsets of the upload.",
             )
         with self._database.read() as session:
-            request = msgspec.json.decode(find_upload(session, project, upload).request, type=UploadRequest)
+            request = request_of(find_upload(session, project, upload))
+            if request.kind != kind:
+                raise Conflict(f"This is the upload of a {request.kind}, not of a {kind}.", code="other_kind")
             rows = session.scalars(select(UploadFileRow).where(UploadFileRow.upload_id == upload, ~UploadFileRow.added))
             return request, [FileEntry(path=row.path, size=row.size, sha256=row.sha256) for row in rows]
 
@@ -238,9 +276,31 @@ def _entry(folder: Path, path: str) -> FileEntry:
     return FileEntry(path=path, size=state.st_size, sha256=digest_file(target))
 
 
-def _survives(manifest: Manifest) -> bool:
+def _dataset_manifest(examined: ExaminedDataset, files: Sequence[FileEntry]) -> DatasetManifest:
+    """What the child has said, with the files. Raises Refused where it cannot be so."""
+    manifest = DatasetManifest(
+        format=examined.format,
+        entry=examined.entry,
+        purpose=examined.purpose,
+        rows=examined.rows,
+        columns=examined.columns,
+        label=examined.label,
+        classes=examined.classes,
+        counts=examined.counts,
+        missing=examined.missing,
+        preview=examined.preview,
+        notes=examined.notes,
+        files=tuple(sorted(files, key=lambda file: file.path)),
+    )
+    entries = {"", *(file.path for file in files)}
+    if manifest.entry not in entries or manifest.rows < 1 or not _survives(manifest):
+        raise Refused("What the examination of the dataset found cannot be so.", code="bad_examination")
+    return manifest
+
+
+def _survives(manifest: Manifest | DatasetManifest) -> bool:
     """Whether the canonical form says the same when it is read again: JSON knows no infinity."""
     try:
-        return msgspec.json.decode(manifest.canonical(), type=Manifest).digest == manifest.digest
+        return msgspec.json.decode(manifest.canonical(), type=type(manifest)).digest == manifest.digest
     except msgspec.MsgspecError:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 from openmaas.control.details import check_card, encode_metadata
 from openmaas.control.uploads import forget_upload, in_slices
 from openmaas.control.versions import version_info
-from openmaas.core.manifest import Manifest
+from openmaas.core.manifest import FileEntry, Manifest
 from openmaas.core.resources import UploadRequest, VersionInfo
 from openmaas.formats import Examined
 from openmaas.store.tables import BlobRow, ModelRow, VersionFileRow, VersionRow
@@ -87,12 +88,17 @@ def _new_version(session: Session, model: ModelRow, registration: Registration, 
     return version
 
 
-def _add_files(session: Session, version: VersionRow, manifest: Manifest, now: float) -> None:
-    sizes = {file.sha256: file.size for file in manifest.files}
+def add_blobs(session: Session, files: Sequence[FileEntry], now: float) -> None:
+    """Rows of the files' blobs, which rows of files refer to."""
+    sizes = {file.sha256: file.size for file in files}
     for some in in_slices(sizes):
         there = set(session.scalars(select(BlobRow.sha256).where(BlobRow.sha256.in_(some))))
         session.add_all(BlobRow(sha256=sha256, size=sizes[sha256], created_at=now) for sha256 in some if sha256 not in there)
     session.flush()
+
+
+def _add_files(session: Session, version: VersionRow, manifest: Manifest, now: float) -> None:
+    add_blobs(session, manifest.files, now)
     session.add_all(
         VersionFileRow(version_id=version.id, path=file.path, project=version.project, sha256=file.sha256, size=file.size)
         for file in manifest.files

@@ -17,13 +17,14 @@ from openmaas.core.resources import UploadFile, UploadRequest
 
 MAX_FILES = 10_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_LABEL = 255
 _EMPTY = hashlib.sha256().hexdigest()
 
 
 def check_request(request: UploadRequest, max_size: int) -> None:
     """Raises InvalidInput or TooLarge with the first thing that is wrong. `max_size`: bytes of all files together."""
-    check_name(request.name)
-    _check_amount(request.files, max_size)
+    check_name(request.name, request.kind)
+    _check_amount(request, max_size)
     for file in request.files:
         check_path(file.path)
         if not is_digest(file.sha256):
@@ -32,6 +33,7 @@ def check_request(request: UploadRequest, max_size: int) -> None:
     check_collisions(file.path for file in request.files)
     if request.sample is not None and request.sample not in {file.path for file in request.files}:
         raise InvalidInput(f"The sample {request.sample[:120]!r} is not among the files.", code="invalid_sample")
+    _check_kind(request)
     _check_rest(request)
 
 
@@ -41,9 +43,10 @@ def is_digest(text: str) -> bool:
 
 
 def upload_id(project: str, request: UploadRequest) -> str:
-    """The same for the same project, name and files: a push that was cut off finds itself again."""
+    """The same for the same project, kind, name and files: a push that was cut off finds itself again."""
     files = sorted((file.path, file.size, file.sha256) for file in request.files)
-    return hashlib.sha256(msgspec.json.encode([project, request.name, files])).hexdigest()[:32]
+    kind = [] if request.kind == "model" else [request.kind]
+    return hashlib.sha256(msgspec.json.encode([project, request.name, files, *kind])).hexdigest()[:32]
 
 
 def check_collisions(paths: Iterable[str]) -> None:
@@ -74,22 +77,38 @@ def _parents(path: str) -> Iterable[str]:
         position = path.find("/", position + 1)
 
 
-def _check_amount(files: Sequence[UploadFile], max_size: int) -> None:
+def _check_amount(request: UploadRequest, max_size: int) -> None:
+    files = request.files
     if not 1 <= len(files) <= MAX_FILES:
-        raise InvalidInput(f"A model has 1 to {MAX_FILES} files; this one has {len(files)}.", code="file_count")
+        raise InvalidInput(
+            f"A {request.kind} has 1 to {MAX_FILES} files; this one has {len(files)}.",
+            code="file_count",
+            next_step="Put the images into one npz or Parquet file." if request.kind == "dataset" else None,
+        )
     if any(file.size < 0 for file in files):
         raise InvalidInput("A file has a size below zero.", code="invalid_size")
-    check_total(sum(file.size for file in files), max_size)
+    check_total(sum(file.size for file in files), max_size, request.kind)
 
 
-def check_total(size: int, max_size: int) -> None:
-    """Raises TooLarge for a model of more than `max_size` bytes."""
+def check_total(size: int, max_size: int, noun: str = "model") -> None:
+    """Raises TooLarge for a model or dataset of more than `max_size` bytes."""
     if size > max_size:
         raise TooLarge(
-            f"The model has {size} bytes; {max_size} are allowed.",
-            code="model_too_large",
-            next_step="Raise OPENMAAS_MAX_MODEL_SIZE, or push a smaller model.",
+            f"The {noun} has {size} bytes; {max_size} are allowed.",
+            code=f"{noun}_too_large",
+            next_step=f"Raise OPENMAAS_MAX_MODEL_SIZE, or push a smaller {noun}.",
         )
+
+
+def _check_kind(request: UploadRequest) -> None:
+    """A field of the other kind would be ignored."""
+    models = {name: getattr(request, name) for name in ("sample", "parity", "metadata", "card", "parent", "recipe")}
+    foreign = {"label": request.label} if request.kind == "model" else models
+    given = [name for name, value in foreign.items() if value]
+    if given:
+        raise InvalidInput(f"The upload of a {request.kind} has no {given[0]!r}.", code="invalid_request")
+    if request.label is not None and not (0 < len(request.label) <= _MAX_LABEL and request.label.isprintable()):
+        raise InvalidInput(f"{request.label[:80]!r} is not a column's name.", code="invalid_label")
 
 
 def _check_sizes(files: Sequence[UploadFile]) -> None:

@@ -1,7 +1,7 @@
 """Uploads: files that arrive in chunks, and go on where they stopped whatever was killed in between.
 
-The same project, name and files are the same upload. How far each file is, its part on the disk says; a file that a version of
-the project has already need not be sent again.
+The same project, name and files are the same upload. How far each file is, its part on the disk says; a file that a version
+or dataset of the project has already need not be sent again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import msgspec
 from sqlalchemy import delete, select, update
@@ -23,7 +24,7 @@ from openmaas.core.resources import UploadFile, UploadInfo, UploadRequest
 from openmaas.core.settings import Settings
 from openmaas.store.blobs import BlobStore
 from openmaas.store.database import Database
-from openmaas.store.tables import UploadFileRow, UploadRow, VersionFileRow
+from openmaas.store.tables import DatasetFileRow, UploadFileRow, UploadRow, VersionFileRow
 
 _MANY = 500  # values in one IN (…)
 
@@ -82,6 +83,11 @@ class UploadService:
         offsets = {sha256: offset for sha256, offset in stands.items() if offset < missing[sha256]}
         return UploadInfo(id=upload, name=row.name, chunk_size=self._chunk_size, offsets=offsets)
 
+    def kind(self, upload: str, *, project: str = DEFAULT_PROJECT) -> Literal["model", "dataset"]:
+        """What becomes of it when it is complete. Raises NotFound."""
+        with self._database.read() as session:
+            return request_of(find_upload(session, project, upload)).kind
+
     def write(self, upload: str, sha256: str, offset: int, data: bytes, *, project: str = DEFAULT_PROJECT) -> UploadInfo:
         """Append a chunk to a file; it is on the disk when this returns.
 
@@ -131,6 +137,11 @@ def find_upload(session: Session, project: str, upload: str) -> UploadRow:
     return row
 
 
+def request_of(row: UploadRow) -> UploadRequest:
+    """What was asked for, without the files."""
+    return msgspec.json.decode(row.request, type=UploadRequest)
+
+
 def forget_upload(session: Session, upload: str) -> None:
     session.execute(delete(UploadFileRow).where(UploadFileRow.upload_id == upload))
     session.execute(delete(UploadRow).where(UploadRow.id == upload))
@@ -143,11 +154,12 @@ def in_slices(values: Iterable[str]) -> Iterable[Sequence[str]]:
 
 
 def _mark_known(session: Session, project: str, upload: str) -> None:
-    """Mark the files that a version of this project has. Another project's are not spoken of."""
-    had = select(VersionFileRow.sha256).where(VersionFileRow.project == project)
-    session.execute(
-        update(UploadFileRow).where(UploadFileRow.upload_id == upload, UploadFileRow.sha256.in_(had)).values(known=True)
-    )
+    """Mark the files that a version or dataset of this project has. Another project's are not spoken of."""
+    for files in (VersionFileRow, DatasetFileRow):
+        had = select(files.sha256).where(files.project == project)
+        session.execute(
+            update(UploadFileRow).where(UploadFileRow.upload_id == upload, UploadFileRow.sha256.in_(had)).values(known=True)
+        )
 
 
 def _with_parent(session: Session, project: str, request: UploadRequest) -> UploadRequest:

@@ -1,15 +1,17 @@
-"""Who uses a version: what must not be deleted, and what to do first."""
+"""Who uses a version or a dataset: what must not be deleted, and what to do first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import select
+import msgspec
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from openmaas.control.job_rows import OPEN, job_id
 from openmaas.core.errors import Conflict
-from openmaas.store.tables import AliasRow, DeploymentRevisionRow, DeploymentRow, JobRow
+from openmaas.core.jobs import KINDS
+from openmaas.store.tables import AliasRow, DeploymentRevisionRow, DeploymentRow, GateRow, JobRow, ModelRow
 
 
 def refuse_while_deployed(session: Session, what: str, version_ids: Sequence[int]) -> None:
@@ -54,3 +56,34 @@ def refuse_while_in_jobs(session: Session, what: str, version_ids: Sequence[int]
             code="version_in_job",
             next_step=f"Wait for it, or openmaas jobs cancel {job_id(number)}.",
         )
+
+
+def refuse_while_dataset_gates(session: Session, project: str, references: Collection[str]) -> None:
+    """Raises Conflict when the rules of a gate that stands name one of the datasets, given by exact references."""
+    newest = (
+        select(func.max(GateRow.id)).where(GateRow.project == project).group_by(GateRow.model_id, GateRow.target, GateRow.name)
+    )
+    standing = select(GateRow, ModelRow.name).join(ModelRow, ModelRow.id == GateRow.model_id)
+    for gate, model in session.execute(standing.where(GateRow.id.in_(newest), GateRow.rules.is_not(None))):
+        named = msgspec.json.decode(gate.rules or "{}").get("dataset")
+        if named in references:
+            raise Conflict(
+                f"The dataset {named} is in use: the gate of {model}'s {gate.target} {gate.name!r} judges by it.",
+                code="dataset_in_gate",
+                next_step=f"openmaas gate rm {model} {gate.name}, or set the gate with another dataset.",
+            )
+
+
+def refuse_while_dataset_in_jobs(session: Session, project: str, references: Collection[str]) -> None:
+    """Raises Conflict when a job that has not ended reads one of the datasets, given by exact references."""
+    busy = select(JobRow.number, JobRow.kind, JobRow.arguments).where(JobRow.project == project, JobRow.state.in_(OPEN))
+    for number, kind, text in session.execute(busy.order_by(JobRow.number)):
+        arguments = msgspec.json.decode(text)
+        fields = KINDS[kind].dataset_fields if kind in KINDS else ()
+        named = next((arguments.get(field) for field in fields if arguments.get(field) in references), None)
+        if named is not None:
+            raise Conflict(
+                f"The dataset {named} is in use: the job {job_id(number)} reads it.",
+                code="dataset_in_job",
+                next_step=f"Wait for it, or openmaas jobs cancel {job_id(number)}.",
+            )

@@ -118,6 +118,7 @@ class UploadRequest:
 
     sample: path of the file among `files` that holds sample inputs, if there is one. parity: what the client compared where
     it converted a live object (openmaas.core.manifest.Parity as JSON).
+    kind: what becomes of it; a dataset has a name, files and perhaps a label: the column that is predicted.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
@@ -130,6 +131,8 @@ class UploadRequest:
     card: str | None = None
     parent: str | None = None
     recipe: str | None = None
+    kind: Literal["model", "dataset"] = "model"
+    label: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +159,55 @@ class PushResult:
     stored_bytes: int
     left_out: tuple[str, ...] = ()
     jobs: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSummary:
+    """A row of `openmaas data ls`: format, rows and size (bytes) of the newest version."""
+
+    name: str
+    project: str
+    versions: int
+    latest: int
+    format: str
+    purpose: str
+    rows: int
+    size: int
+    updated_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """A dataset's version, whole. `manifest` is openmaas.core.datasets.DatasetManifest as JSON; `digest` is its SHA-256."""
+
+    name: str
+    project: str
+    number: int
+    digest: str
+    format: str
+    purpose: str
+    rows: int
+    size: int
+    manifest: dict[str, Any]
+    created_at: float
+    created_by: str
+
+    @property
+    def reference(self) -> str:
+        return f"{self.name}:{self.number}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPushResult:
+    """What came of a completed upload of a dataset. `created` is False when the newest version is the same already.
+
+    left_out: hidden files of the pushed folder; only the client that did not send them knows.
+    """
+
+    dataset: DatasetInfo
+    created: bool
+    stored_bytes: int
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
