@@ -21,10 +21,13 @@ from typing import Self
 from openmaas.client.administration import Administration
 from openmaas.client.asynchronous import AsyncTransport
 from openmaas.client.conversions import Conversions
+from openmaas.client.datasets import Datasets
 from openmaas.client.deployments import DeployFailed, Deployments, Logs
 from openmaas.client.driver import Asynchronous, AsyncPages, Blocking, Pages, Sends, SendsBlocking
+from openmaas.client.gates import Gates
 from openmaas.client.generation import AsyncChatStream, ChatAnswer, ChatStream, Generation
 from openmaas.client.jobs import JobFailed, Jobs
+from openmaas.client.optimizations import Optimizations
 from openmaas.client.predictions import Predictions
 from openmaas.client.registry import Registry
 from openmaas.client.server import Server, find_server, home_path, read_run_file
@@ -36,7 +39,19 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Client(Blocking, Registry, Uploads, Deployments, Jobs, Conversions, Predictions, Generation, Administration):
+class Client(
+    Blocking,
+    Registry,
+    Uploads,
+    Datasets,
+    Deployments,
+    Jobs,
+    Conversions,
+    Optimizations,
+    Predictions,
+    Generation,
+    Administration,
+):
     """Speaks to one server, blocking. Threads may share a client.
 
     url, gateway_url: of control and of the gateway (OPENMAAS_URL, OPENMAAS_GATEWAY_URL). api_key: OPENMAAS_API_KEY.
@@ -74,7 +89,19 @@ class Client(Blocking, Registry, Uploads, Deployments, Jobs, Conversions, Predic
         self.close()
 
 
-class AsyncClient(Asynchronous, Registry, Uploads, Deployments, Jobs, Conversions, Predictions, Generation, Administration):
+class AsyncClient(
+    Asynchronous,
+    Registry,
+    Uploads,
+    Datasets,
+    Deployments,
+    Jobs,
+    Conversions,
+    Optimizations,
+    Predictions,
+    Generation,
+    Administration,
+):
     """Speaks to one server from an event loop; the methods and arguments of Client, awaited."""
 
     def __init__(
