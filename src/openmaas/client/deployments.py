@@ -58,6 +58,8 @@ class Deployments(Session):
         max_tokens: int = 0,
         engine: str = "auto",
         weights: str = "auto",
+        force: bool = False,
+        reason: str = "",
         request_timeout: float | None = None,
         wait: bool = True,
         timeout: float = 600.0,
@@ -73,9 +75,10 @@ class Deployments(Session):
         Of a version that generates text, max_batch are sequences that run together, and the three are 16, 128 and 600 without.
         weights: `bf16`, `int8` or `int4` are served by a version that is converted to them, first where there is none; `source`
         serves the files as they are, `auto` what was measured to be the fastest here.
+        force: although the deployment's gate refuses, for the reason that is kept with it.
         wait: until all replicas are ready, at most `timeout` seconds; `watch` is told each look at it.
 
-        Raises NotFound, InvalidInput, DeployFailed with the cause, and DeadlineExceeded when it takes longer.
+        Raises NotFound, InvalidInput, Refused by the gate, DeployFailed with the cause, and DeadlineExceeded.
         """
         request = DeployRequest(
             version=str(parse_reference(version)),
@@ -89,6 +92,8 @@ class Deployments(Session):
             max_tokens=max_tokens,
             engine=engine,
             weights=weights,
+            force=force,
+            reason=reason,
             timeout=request_timeout,
         )
         sending = Request(

@@ -69,11 +69,15 @@ class Registry(Session):
         check((yield Request("DELETE", _version_parts(reference))))
 
     @operation
-    def alias(self, reference: str, alias: str) -> Operation[AliasMove]:
-        """Let `alias` mean this version from now on. Raises NotFound."""
+    def alias(self, reference: str, alias: str, *, force: bool = False, reason: str = "") -> Operation[AliasMove]:
+        """Let `alias` mean this version from now on. force: although its gate refuses, for the reason that is kept with it.
+
+        Raises NotFound, and Refused by the gate.
+        """
         target = parse_reference(reference)
         number = target.number if target.number is not None else (yield from _version(reference)).number
-        return (yield from fetch(_sending("PUT", AliasChange(number=number), *_alias_parts(target.model, alias)), AliasMove))
+        change = AliasChange(number=number, force=force, reason=reason)
+        return (yield from fetch(_sending("PUT", change, *_alias_parts(target.model, alias)), AliasMove))
 
     @operation
     def remove_alias(self, model: str, alias: str) -> Operation[AliasMove]:
@@ -94,7 +98,8 @@ class Registry(Session):
         info = yield from _version(reference)
         target = Path(folder)
         for entry in msgspec.convert(info.manifest, Manifest).files:
-            yield from _download(f"{info.model}:{info.number}", entry, target / check_path(entry.path))
+            parts = (*API, "versions", f"{info.model}:{info.number}", "files", *entry.path.split("/"))
+            yield from receive_file(parts, entry, target / check_path(entry.path))
         return target
 
 
@@ -114,14 +119,15 @@ def _sending(method: str, body: Any, *parts: str) -> Request:
     return Request(method, parts, headers={"content-type": "application/json"}, body=msgspec.json.encode(body))
 
 
-def _download(reference: str, entry: FileEntry, path: Path) -> Operation[None]:
+def receive_file(parts: tuple[str, ...], entry: FileEntry, path: Path) -> Operation[None]:
+    """Write a stored file, of the route that `parts` are, to `path`, checked against its digest; one that is there is left."""
     if (yield Work(lambda: path.is_file() and path.stat().st_size == entry.size and _digest(path) == entry.sha256)):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}")
     try:
         with part.open("xb") as file:
-            digest = yield from _receive(reference, entry, file)
+            digest = yield from _receive(parts, file)
         if digest != entry.sha256:
             raise Refused(
                 f"What arrived for {entry.path!r} has the digest {digest}, {entry.sha256} was expected.", code="digest_mismatch"
@@ -131,14 +137,13 @@ def _download(reference: str, entry: FileEntry, path: Path) -> Operation[None]:
         part.unlink(missing_ok=True)
 
 
-def _receive(reference: str, entry: FileEntry, file: IO[bytes]) -> Operation[str]:
+def _receive(parts: tuple[str, ...], file: IO[bytes]) -> Operation[str]:
     digest = hashlib.sha256()
 
     def take(piece: bytes) -> None:
         digest.update(piece)
         file.write(piece)
 
-    parts = (*API, "versions", reference, "files", *entry.path.split("/"))
     response: Response = yield Request("GET", parts, timeout=_HOURS, sink=take)
     check(response)
     return digest.hexdigest()
