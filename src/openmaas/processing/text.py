@@ -40,6 +40,10 @@ class Texts(Before):
         for tokenizer in (self._whole, self._cut):
             tokenizer.no_padding()
 
+    def fill(self, role: Role) -> int:
+        """What an engine input of this role is filled up with beyond a text's own tokens."""
+        return self._pad if role == "ids" else 0
+
     def prepare(self, rows: Any) -> Prepared:
         """rows: BYTES (or text) [N] or [N, 1]; [N, 2] for pairs."""
         texts = self._texts(rows)
