@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -40,6 +40,7 @@ class Progress:
 
 
 Report = Callable[[Progress], object]
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,10 @@ class Uploads(Session):
         Raises InvalidInput, Refused (a pickle that is not approved, a wrong digest), TooLarge, StorageFull, Unavailable.
         """
         report = progress or (lambda _: None)
-        name = check_name(name or _name_of(model))
+        name = check_name(name or name_of(model))
         with ExitStack() as stack:
             package: _Package = yield Work(lambda: _pack(model, sample, stack, report))
-            files = yield Work(lambda: _hash_files(package.files, report))
+            files = yield Work(lambda: hash_files(package.files, report))
             request = UploadRequest(
                 name=name,
                 files=files,
@@ -99,14 +100,14 @@ class Uploads(Session):
                 recipe=recipe,
             )
             sources = {file.sha256: package.files[file.path] for file in files}
-            result = yield from _upload(request, sources, report)
+            result = yield from send_files(request, sources, report, PushResult)
             return replace(result, left_out=package.left_out)
 
 
 # ── what is pushed ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _name_of(model: object) -> str:
+def name_of(model: object) -> str:
     if isinstance(model, str | os.PathLike):
         path = Path(model).absolute()
         return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.is_file() else path.name).strip("-._")
@@ -119,13 +120,13 @@ def _pack(model: object, sample: Any, stack: ExitStack, report: Report) -> _Pack
     report(Progress("exporting"))
     from openmaas.formats import export
 
-    folder = _scratch(stack)
+    folder = scratch_folder(stack)
     exported = export(model, sample, folder)
     parity = None if exported.parity is None else msgspec.to_builtins(exported.parity)
     return _Package({path: folder / path for path in exported.files}, exported.sample, parity)
 
 
-def _scratch(stack: ExitStack) -> Path:
+def scratch_folder(stack: ExitStack) -> Path:
     """A folder that lives as long as the push."""
     import tempfile
 
@@ -133,14 +134,14 @@ def _scratch(stack: ExitStack) -> Path:
 
 
 def _pack_path(path: Path, sample: Any, stack: ExitStack) -> _Package:
-    files = _files_of(path)
+    files = files_of(path)
     left_out = _idle(path, files)
     for name in left_out:
         del files[name]
     if sample is None:
         return _Package(files, left_out=left_out)
     if isinstance(sample, str) and "\n" in sample:
-        sample = _write_text(sample, _scratch(stack) / "sample.txt")
+        sample = _write_text(sample, scratch_folder(stack) / "sample.txt")
     if isinstance(sample, str | os.PathLike):
         for name, file in files.items():
             if file.exists() and Path(sample).exists() and file.samefile(sample):
@@ -149,8 +150,8 @@ def _pack_path(path: Path, sample: Any, stack: ExitStack) -> _Package:
     name = next(name for number in count() if (name := f"sample{number or ''}{ending}") not in files)
     if isinstance(sample, str | os.PathLike):
         return _Package({**files, name: _sample_file(Path(sample))}, name, left_out=left_out)
-    written = _scratch(stack) / name
-    _write_sample(sample, written)
+    written = scratch_folder(stack) / name
+    write_arrays(sample, written)
     return _Package({**files, name: written}, name, left_out=left_out)
 
 
@@ -174,7 +175,7 @@ def _sample_file(path: Path) -> Path:
     return path
 
 
-def _write_sample(sample: Any, path: Path) -> None:
+def write_arrays(sample: Any, path: Path) -> None:
     """Arrays by input name, or one without a name; the same bytes each time, and text unpickled, as numpy's own text type."""
     import zipfile
 
@@ -189,7 +190,7 @@ def _write_sample(sample: Any, path: Path) -> None:
                 np.lib.format.write_array(file, array, allow_pickle=False)
 
 
-def _files_of(path: Path) -> dict[str, Path]:
+def files_of(path: Path) -> dict[str, Path]:
     """Files by their path in the version. Links are refused: what they point at may lie outside."""
     if path.is_file():
         return {check_path(path.name): path}
@@ -210,7 +211,7 @@ def _files_of(path: Path) -> dict[str, Path]:
     return files
 
 
-def _hash_files(files: dict[str, Path], report: Report) -> list[UploadFile]:
+def hash_files(files: dict[str, Path], report: Report) -> list[UploadFile]:
     total = sum(path.stat().st_size for path in files.values())
     done = 0
 
@@ -230,14 +231,17 @@ def _hash_files(files: dict[str, Path], report: Report) -> list[UploadFile]:
 # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _upload(request: UploadRequest, sources: dict[str, Path], report: Report) -> Operation[PushResult]:
-    """Begin, send what is missing, complete; after a transient failure the same again, from where the server stands."""
+def send_files(request: UploadRequest, sources: dict[str, Path], report: Report, result: type[R]) -> Operation[R]:
+    """Begin, send what is missing, complete; after a transient failure the same again, from where the server stands.
+
+    sources: the files by their digest. result: what completing answers with.
+    """
     sender = _Sender(request, sources, report)
     failures = 0
     while True:
         before = sender.sent
         try:
-            return (yield from sender.attempt())
+            return (yield from sender.attempt(result))
         except (*_TRANSIENT, Conflict, NotFound) as error:
             failures = 1 if sender.sent > before else failures + 1
             lost_track = isinstance(error, Conflict | NotFound) and error.code in ("wrong_offset", "upload_not_found")
@@ -254,7 +258,7 @@ class _Sender:
         self.sizes = {file.sha256: file.size for file in request.files}
         self.sent = 0
 
-    def attempt(self) -> Operation[PushResult]:
+    def attempt(self, result: type[R]) -> Operation[R]:
         upload = yield from fetch(
             Request(
                 "POST", (*API, "uploads"), headers={"content-type": "application/json"}, body=msgspec.json.encode(self.request)
@@ -264,7 +268,7 @@ class _Sender:
         for sha256 in upload.offsets:
             upload = yield from self._send_file(upload, sha256)
         self.report(Progress("examining"))
-        return (yield from fetch(Request("POST", (*API, "uploads", upload.id, "complete"), timeout=_EXAMINE), PushResult))
+        return (yield from fetch(Request("POST", (*API, "uploads", upload.id, "complete"), timeout=_EXAMINE), result))
 
     def _send_file(self, upload: UploadInfo, sha256: str) -> Operation[UploadInfo]:
         parts = (*API, "uploads", upload.id, "files", sha256)
