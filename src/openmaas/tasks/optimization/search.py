@@ -33,6 +33,7 @@ REFINING: Final = 0.75
 _KEPT: Final = (0.1, 0.3)
 _JUST: Final = 3.0
 """Times the allowed loss: an int8 model that loses more is not saved by a few layers in float."""
+_RESCUED: Final = 3
 _FINEST: Final = 0.03  # of a knob
 
 
@@ -172,17 +173,19 @@ class Search:
     # refine
 
     def _keep_worst(self) -> None:
-        for trial in list(self.trials):
-            steps = trial.candidate.recipe.steps
-            number = next((index for index, step in enumerate(steps) if isinstance(step, Quantize)), -1)
-            just = trial.loss is not None and self._max_loss < trial.loss.value <= _JUST * self._max_loss
-            if not just or number < 0 or getattr(steps[number], "method", "") not in ("static", "dynamic"):
-                continue
+        """Of the smallest int8 models that just fail, the worst layers in float."""
+        just = [one for one in self.trials if _int8(one) is not None and self._just_lost(one)]
+        for trial in sorted(just, key=lambda one: one.size)[:_RESCUED]:
+            steps, number = trial.candidate.recipe.steps, _int8(trial)
+            assert number is not None
             for share in _KEPT:
                 kept = msgspec.structs.replace(steps[number], keep_worst=share)
                 recipe = msgspec.structs.replace(trial.candidate.recipe, steps=(*steps[:number], kept, *steps[number + 1 :]))
                 if self._try(replace(trial.candidate, recipe=recipe, after=""), REFINING).fits:
                     break
+
+    def _just_lost(self, trial: Trial) -> bool:
+        return trial.loss is not None and self._max_loss < trial.loss.value <= _JUST * self._max_loss
 
     def _refine(self) -> None:
         """Bisection: the knob's largest amount that is good enough."""
@@ -245,6 +248,16 @@ def cost_of(figures: Figures, target: Target) -> float:
             return float(figures.size)
         case "memory":
             return float(figures.memory)
+
+
+def _int8(trial: Trial) -> int | None:
+    """Which of its steps scales activations to int8."""
+    found = (
+        number
+        for number, step in enumerate(trial.candidate.recipe.steps)
+        if isinstance(step, Quantize) and step.method in ("static", "dynamic")
+    )
+    return next(found, None)
 
 
 def _lost(trial: Trial) -> bool:
