@@ -1,0 +1,250 @@
+"""Quantisation by NNCF: the result is OpenVINO IR."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any, Final
+
+from openmaas.core.manifest import Artifact
+from openmaas.core.recipes import Quantize
+from openmaas.tasks.optimization.base import Arrays, Bench, Piece, cannot
+from openmaas.tasks.optimization.checks import probe_of, require_finite, verify
+from openmaas.tasks.optimization.graphs import read_graph
+from openmaas.tasks.optimization.passes.quantize.files import POOR, size_of
+from openmaas.tasks.optimization.passes.quantize.integers import calibration
+from openmaas.tasks.optimization.passes.quantize.layers import excluded_names
+
+_NAME: Final = "model.xml"
+_LAYERS: Final = frozenset(
+    {"MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "Gather"}
+)
+_SMALL: Final = frozenset({"i8", "u8", "i4", "u4"})
+
+
+def run(piece: Piece, parameters: Quantize, bench: Bench) -> Piece:
+    """The piece as OpenVINO IR with int8 computing (static) or weights in few bits (weights)."""
+    _refuse_early(parameters)
+    from openmaas.engines.openvino.model import read_model
+
+    if piece.artifact.kind == "onnx":
+        require_finite(read_graph(piece.path))
+    bench.progress("reading the model")
+    model = read_model(piece.path, piece.artifact.kind)
+    layers = _layers(model)
+    if not layers:
+        kinds = ", ".join(sorted({operation.get_type_name() for operation in model.get_ordered_ops()})[:12])
+        raise cannot(
+            parameters, f"nothing can be quantised: the graph has {kinds}, and no MatMul or convolution with weights",
+            "Leave the step out.",
+        )  # fmt: skip
+    names = [operation.get_friendly_name() for operation in model.get_ordered_ops()]
+    ignored = sorted(excluded_names(names, parameters.exclude))
+    batches = calibration(piece, parameters, bench) if _calibrated(parameters, bench) else []
+    with _quietly(), _seeded(bench.seed):
+        if parameters.method == "static":
+            made = _static(model, parameters, _Batches(batches, bench), ignored)
+        else:
+            made = _weights(model, parameters, _Batches(batches, bench), ignored)
+    bench.progress("writing the model")
+    left = [name for name, small in _layers(made).items() if not small]
+    artifact = _write(made, bench.folder, piece.artifact)
+    if len(left) >= len(layers):
+        raise cannot(
+            parameters, f"NNCF quantised none of its {len(layers)} layers ({', '.join(sorted(layers)[:4])})",
+            "Exclude fewer nodes, or use tool: onnxruntime.",
+        )  # fmt: skip
+    cosine = verify(parameters, piece, artifact, bench.folder, probe_of(piece, bench.training))
+    facts = {
+        "method": parameters.method,
+        "scheme": _scheme(parameters, bool(batches)),
+        "layers": len(layers) - len(left),
+        "in_float": left,
+        "bytes": [size_of(piece.folder, piece.artifact), size_of(bench.folder, artifact)],
+        "least_cosine": cosine,
+    }
+    notes = [f"{len(layers) - len(left)} of {len(layers)} layers quantised: {facts['scheme']}."]
+    if cosine < POOR:
+        notes.append(f"Quantised, its answers are far from those before: the least cosine of a row is {cosine:.3f}.")
+    return piece.changed(artifact, bench.folder, *notes, quantize=facts)
+
+
+def _refuse_early(parameters: Quantize) -> None:
+    if "nncf" not in sys.modules:
+        from importlib.util import find_spec
+
+        if find_spec("nncf") is None or find_spec("openvino") is None:
+            raise cannot(
+                parameters, "NNCF or OpenVINO is not installed here",
+                "Install it on the server: pip install 'openmaas[compression,openvino]'; or use tool: onnxruntime.",
+            )  # fmt: skip
+    if parameters.keep_worst:
+        raise cannot(
+            parameters, "keep_worst searches with onnxruntime only",
+            "Search with tool: onnxruntime, and give the layers that it names to exclude.",
+        )  # fmt: skip
+    if parameters.method == "static" and parameters.calibration == "entropy":
+        raise cannot(
+            parameters, "NNCF has no calibration by entropy", "Use calibration min-max or percentile, or tool: onnxruntime."
+        )
+
+
+def _calibrated(parameters: Quantize, bench: Bench) -> bool:
+    """Weights of 4 bits are chosen on data where there is some."""
+    return parameters.method == "static" or (parameters.bits == 4 and bench.training is not None)
+
+
+def _static(model: Any, parameters: Quantize, dataset: Any, ignored: Sequence[str]) -> Any:
+    import nncf
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
+    from nncf.quantization.range_estimator import (
+        AggregatorType, RangeEstimatorParameters, StatisticsCollectorParameters, StatisticsType,
+    )  # fmt: skip
+
+    advanced: dict[str, Any] = {"weights_quantization_params": QuantizationParameters(per_channel=parameters.per_channel)}
+    if parameters.calibration == "percentile":
+        end = StatisticsCollectorParameters(
+            statistics_type=StatisticsType.QUANTILE, aggregator_type=AggregatorType.MEAN,
+            quantile_outlier_prob=1 - parameters.percentile / 100,
+        )  # fmt: skip
+        advanced["activations_range_estimator_params"] = RangeEstimatorParameters(min=end, max=end)
+    return nncf.quantize(
+        model,
+        dataset.dataset(),
+        subset_size=len(dataset),
+        preset=nncf.QuantizationPreset.PERFORMANCE if parameters.symmetric else nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER if _is_transformer(model) else None,
+        ignored_scope=nncf.IgnoredScope(names=list(ignored)) if ignored else None,
+        advanced_parameters=AdvancedQuantizationParameters(**advanced),
+    )
+
+
+def _weights(model: Any, parameters: Quantize, dataset: Any, ignored: Sequence[str]) -> Any:
+    import nncf
+
+    kind = "SYM" if parameters.symmetric else "ASYM"
+    options: dict[str, Any] = {"mode": getattr(nncf.CompressWeightsMode, f"INT{parameters.bits}_{kind}")}
+    if ignored:
+        options["ignored_scope"] = nncf.IgnoredScope(names=list(ignored))
+    if parameters.bits == 4:
+        options |= {
+            "ratio": 1.0,
+            "group_size": parameters.group or -1,
+            "advanced_parameters": nncf.AdvancedCompressionParameters(
+                group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST
+            ),
+        }
+        if len(dataset):
+            # Scales are chosen so that channels with large inputs lose least (AWQ), then fitted to what the layer answers.
+            options |= {
+                "dataset": dataset.dataset(), "subset_size": len(dataset), "awq": True, "scale_estimation": True,
+            }  # fmt: skip
+    return nncf.compress_weights(model, **options)
+
+
+class _Batches:
+    """Batches as NNCF reads them, each telling how far it is."""
+
+    def __init__(self, batches: Sequence[Arrays], bench: Bench) -> None:
+        self._batches = batches
+        self._bench = bench
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Arrays]:
+        for number, batch in enumerate(self._batches):
+            self._bench.progress("calibrating", number, len(self._batches))
+            yield batch
+
+    def dataset(self) -> Any:
+        import nncf
+
+        return nncf.Dataset(self)
+
+
+def _layers(model: Any) -> dict[str, bool]:
+    """Operations with weights by name, and whether those have few bits."""
+    found = {}
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() not in _LAYERS:
+            continue
+        places = (0,) if operation.get_type_name() == "Gather" else (0, 1)
+        kinds = [_constant(operation.input_value(place).get_node()) for place in places]
+        weights = [one for one in kinds if one is not None and one[1] >= 32]
+        if weights:
+            found[operation.get_friendly_name()] = any(kind in _SMALL for kind, _ in weights)
+    return {name: small for name, small in found.items() if small or _is_float(name, model)}
+
+
+def _is_float(name: str, model: Any) -> bool:
+    """Whether what the operation gives is a float: tables of whole numbers are no weights."""
+    operation = next(one for one in model.get_ordered_ops() if one.get_friendly_name() == name)
+    return bool(operation.output(0).get_element_type().is_real())
+
+
+def _constant(node: Any) -> tuple[str, int] | None:
+    """Element type and size of the constant that a value is made of, through what only restores or arranges it."""
+    for _ in range(12):
+        kind = node.get_type_name()
+        if kind == "Constant":
+            size = 1
+            for length in node.get_output_shape(0):
+                size *= length
+            return node.get_output_element_type(0).get_type_name(), size
+        if kind not in ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeQuantize", "FakeConvert"):
+            return None
+        node = node.input_value(0).get_node()
+    return None
+
+
+def _is_transformer(model: Any) -> bool:
+    """Whether NNCF should treat it as one: attention, and normalised layers."""
+    kinds = {operation.get_type_name() for operation in model.get_ordered_ops()}
+    return bool(kinds & {"Softmax", "ScaledDotProductAttention"}) and "MVN" in kinds
+
+
+def _write(model: Any, folder: Path, source: Artifact) -> Artifact:
+    import openvino
+
+    openvino.save_model(model, str(folder / _NAME), compress_to_fp16=False)
+    options = source.options if source.kind == "openvino" else {}
+    return Artifact(kind="openvino", entry=_NAME, options=options)
+
+
+def _scheme(parameters: Quantize, calibrated: bool) -> str:
+    kind = "symmetric" if parameters.symmetric else "asymmetric"
+    if parameters.method == "static":
+        each = "each channel" if parameters.per_channel else "each tensor"
+        return f"int8 weights, a scale for {each}, {kind} inputs by {parameters.calibration}"
+    each = f"{parameters.group} weights" if parameters.bits == 4 and parameters.group else "each channel"
+    return f"{parameters.bits} bits {kind}, a scale for {each}" + (", chosen on data" if calibrated else "")
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """NNCF draws from numpy's global generator."""
+    import numpy as np
+
+    before = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without NNCF's log and bars: the job has its own."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
