@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
-import numpy as np
 
 from openmaas.core.errors import Cancelled, InvalidInput, OpenMaaSError, Refused, without_paths
 from openmaas.core.manifest import Artifact, Manifest
-from openmaas.core.packed import is_packed, plain_file
 from openmaas.core.recipes import Convert, Merge, Pass, Quantize, Recipe, step_label
 from openmaas.tasks.base import Job
 from openmaas.tasks.examples import Examples
@@ -20,7 +19,6 @@ from openmaas.tasks.optimization.answering import Answering, check_piece, target
 from openmaas.tasks.optimization.base import Answer, Arrays, Bench, Piece
 from openmaas.tasks.optimization.passes import find_pass
 
-_FLOATS: Final = frozenset({1, 10, 11, 16})  # FLOAT, FLOAT16, DOUBLE, BFLOAT16 of onnx.TensorProto
 _PREFERRED: Final = ("onnx", "openvino")
 
 
@@ -48,6 +46,7 @@ class Runner:
         self._answering = answering
         self._expected: Arrays | None = None
         self._made: dict[str, Piece | OpenMaaSError] = {}
+        self._numbers = itertools.count()
         self.deadline: float | None = None
         self.seconds: dict[str, float] = {}
         """That each step took, by its label."""
@@ -109,7 +108,7 @@ class Runner:
         step = recipe.steps[number - 1]
         name = f"step {number} of {len(recipe.steps)}: {step_label(step)}"
         self._job.progress(name, number - 1, len(recipe.steps))
-        folder = self._job.scratch / f"step-{len(self._made)}"
+        folder = self._job.scratch / f"step-{next(self._numbers)}"
         folder.mkdir()
         bench = Bench(
             job=cast(Job, WithinStep(self._job, name, lambda: self.deadline)),
@@ -210,20 +209,13 @@ def require_finite_weights(reference: str, piece: Piece) -> None:
     """Raises Refused that names the tensor. ONNX only: other kinds are held by their answers."""
     if piece.artifact.kind != "onnx":
         return
-    import onnx
-    from onnx import numpy_helper
+    from openmaas.tasks.optimization.checks import require_finite
+    from openmaas.tasks.optimization.graphs import read_graph
 
-    with plain_file(piece.path) as plain:
-        model = onnx.load(str(plain), load_external_data=False)
-    if not is_packed(piece.path):
-        onnx.load_external_data_for_model(model, str(piece.path.parent))
-    for tensor in model.graph.initializer:
-        if tensor.data_type in _FLOATS and not np.isfinite(numpy_helper.to_array(tensor)).all():
-            raise Refused(
-                f"The weights {tensor.name!r} of {reference} hold NaN or Infinity.",
-                code="not_finite",
-                next_step="Train the model again, and push it.",
-            )
+    try:
+        require_finite(read_graph(piece.path))
+    except Refused as error:
+        raise _numbered(error, reference) from None
 
 
 def _sorted(artifacts: Sequence[Artifact]) -> list[Artifact]:
@@ -260,6 +252,7 @@ def told(number: int, recipe: Recipe) -> str:
 
 
 def _numbered(error: OpenMaaSError, step: str) -> OpenMaaSError:
+    """The same error, with what it is about before its message."""
     wire = error.to_wire()
     wire.error = f"{step}: {error.message}"
     return OpenMaaSError.from_wire(wire)
