@@ -111,14 +111,15 @@ def train(
             progress(f"{stage}, epoch {epoch} of {epochs}", (epoch - 1) * len(batches) + number, epochs * len(batches))
             optimizer.zero_grad()
             value = loss(trainable, _chosen(inputs, rows), rows)
-            _require_finite(float(value), f"in epoch {epoch}", learning_rate)
+            told = float(value.detach())
+            _require_finite(told, f"in epoch {epoch}", learning_rate)
             value.backward()
             optimizer.step()
             if proximal is not None:
                 _shrink(proximal, parameters, optimizer)
             schedule.step()
             _apply(masks or {}, parameters)
-            total += float(value) * len(rows)
+            total += told * len(rows)
         losses.append(total / len(training))
         if checked:
             checked.append(_mean_loss(trainable, inputs, held_out, loss))
