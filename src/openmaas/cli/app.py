@@ -14,7 +14,9 @@ PANELS: dict[str, dict[str, str]] = {
     _("Models"): {
         "push": "pushes", "ls": "models", "show": "models", "alias": "aliases", "history": "histories", "rm": "models",
         "pull": "models", "convert": "conversions", "parity": "conversions", "measure": "measurements",
+        "lineage": "lineage", "gate": "gates",
     },
+    _("Data"): {"data": "datasets"},
     _("Serving"): {
         "deploy": "deployments", "predict": "predictions", "chat": "chat", "ps": "processes", "logs": "logs", "top": "top",
         "rollback": "deployments", "undeploy": "deployments",

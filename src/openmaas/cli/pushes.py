@@ -40,7 +40,7 @@ def push(
     from openmaas.cli.console import print_json
 
     client = connect()
-    with _progress(quiet=as_json) as report:
+    with push_progress(quiet=as_json) as report:
         result = client.push(
             path,
             name=name,
@@ -111,7 +111,7 @@ def _print_left_out(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Any]:
+def push_progress(quiet: bool) -> Iterator[Any]:
     """A bar that follows a push, on standard error, at a terminal only."""
     from openmaas.cli.console import live_console
 

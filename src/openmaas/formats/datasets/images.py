@@ -50,7 +50,7 @@ def check_images(folder: Path, files: Sequence[str], images: Sequence[str]) -> l
         )
     _check_sizes(folder, images)
     others = sorted(set(files) - set(images))
-    return [f"{len(others)} files are no images and are left out: {listed(others)}."] if others else []
+    return [f"Files that are no images are left out: {listed(others)}."] if others else []
 
 
 def read_images(folder: Path, images: Sequence[str], budget: Budget) -> Columns:

@@ -53,7 +53,7 @@ def _check_header(header: list[str]) -> list[str]:
             "Put the columns' names into the first line.",
         )
     without = len(header) - len(named)
-    return [f"{without} columns without a name (such as an index) are left out."] if without else []
+    return [f"Columns without a name (such as an index) are left out: {without}."] if without else []
 
 
 def _is_number(text: str) -> bool:
