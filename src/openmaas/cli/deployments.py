@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openmaas.cli.i18n import _, plural
-from openmaas.cli.options import DeploymentArgument, Json, ReferenceArgument, connect
+from openmaas.cli.options import DeploymentArgument, Force, Json, Reason, ReferenceArgument, connect
 from openmaas.cli.units import parse_size
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def deploy(
     timeout: Annotated[
         float | None, typer.Option("--timeout", help=_("Seconds that a request may take; 60, or 600 of a text generator."))
     ] = None,
+    force: Force = False,
+    reason: Reason = "",
     wait: Wait = 600.0,
     as_json: Json = False,
 ) -> None:
@@ -71,6 +73,8 @@ def deploy(
             max_tokens=max_tokens,
             engine=engine,
             weights=weights,
+            force=force,
+            reason=reason,
             request_timeout=timeout,
             wait=wait > 0,
             timeout=wait,

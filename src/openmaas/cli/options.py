@@ -18,6 +18,8 @@ ReferenceArgument = Annotated[
 ]
 DeploymentArgument = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help=_("A deployment's name."))]
 Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, max=500, help=_("Rows to show; 50 without."))]
+Force = Annotated[bool, typer.Option("--force", help=_("Although a gate refuses; who did it, and why, is kept."))]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=_("Why it is forced."))]
 All = Annotated[bool, typer.Option("--all", "-a", help=_("Show all rows."))]
 
 

@@ -10,6 +10,9 @@ import typer
 from openmaas.cli.i18n import _, plural
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?i?B?)", re.ASCII)
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)", re.ASCII)
+_FIGURE = re.compile(r"(-?\d+(?:\.\d+)?)\s*(%?)", re.ASCII)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -21,6 +24,30 @@ def parse_size(text: str) -> int:
     unit = match[2].lower()
     base = 1024 if "i" in unit else 1000
     return int(float(match[1]) * base ** _POWERS[unit.rstrip("b").rstrip("i")])
+
+
+def parse_share(text: str) -> float:
+    """`0.5%` or `0.005` as 0.005. A bare number above 1 could mean either, and is refused."""
+    match = _SHARE.fullmatch(text.strip())
+    if match is None or (not match[2] and float(match[1]) > 1):
+        raise typer.BadParameter(_("{text!r} is not a share; write 0.5% or 0.005.").format(text=text))
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+def parse_figure(text: str) -> float:
+    """`97%`, `0.97` or any number, which may be negative."""
+    match = _FIGURE.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(_("{text!r} is not a figure; write 97%, 0.97 or a number.").format(text=text))
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+def parse_seconds(text: str) -> float:
+    """`20ms`, `1.5s` or `800us` as seconds. A bare number is refused: nobody could tell which is meant."""
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(_("{text!r} is not a time; write 20ms or 0.5s.").format(text=text))
+    return float(match[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]]
 
 
 def size(number: float) -> str:
