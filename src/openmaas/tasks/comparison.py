@@ -208,7 +208,7 @@ class _View:
     def _agreeing(self, made: Entrant, rows: RowAgreement | None, *, own: bool) -> Entrant:
         if rows is None:
             return made
-        name, figure, lost = _agreement_loss(rows, self._seed)
+        name, figure, lost = agreement_loss(rows, self._seed)
         self.metric = self.metric or name
         if own:
             one = Estimate(value=1.0, low=1.0, high=1.0)
@@ -286,7 +286,7 @@ def _agreement(rows: RowAgreement | None, before: Answered | None, after: Answer
     )
 
 
-def _agreement_loss(rows: RowAgreement, seed: int) -> tuple[str, Estimate | None, Estimate | None]:
+def agreement_loss(rows: RowAgreement, seed: int) -> tuple[str, Estimate | None, Estimate | None]:
     """The name of what is told of agreement, the figure, and what is missing to 1."""
     if rows.classes is not None:
         return "agreement", *_both("accuracy", "classes", rows.classes[1], rows.classes[0], seed)
