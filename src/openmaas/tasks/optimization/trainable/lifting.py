@@ -126,7 +126,7 @@ class _Lifting:
         self._matrices: dict[tuple[str, bool], nn.Parameter] = {}
         self._uses = Counter(name for node in nodes for name in node.input)
         self._uses.update(outputs)
-        self._free_uses: dict[str, list[tuple[str, int]]] = {}
+        self._free_uses: dict[str, tuple[str, str, int]] = {}
         self._made: dict[str, int] = {}
         for node in nodes:
             self._add(node)
@@ -146,12 +146,11 @@ class _Lifting:
                     parameter=f"layers.{trainable.keys[name]}.bias", initializer=initializer, node=node, position=position,
                     transposed=False, shape=shapes[initializer],
                 )  # fmt: skip
-        for name, uses in self._free_uses.items():
-            for node, position in uses:
-                yield Binding(
-                    parameter=f"free.{trainable.free_keys[name]}", initializer=name, node=node, position=position,
-                    transposed=False, shape=shapes[name],
-                )  # fmt: skip
+        for name, (initializer, node, position) in self._free_uses.items():
+            yield Binding(
+                parameter=f"free.{trainable.free_keys[name]}", initializer=initializer, node=node, position=position,
+                transposed=False, shape=shapes[initializer],
+            )  # fmt: skip
 
     def _add(self, proto: Any) -> None:
         node, inputs = self._read(proto), list(proto.input)
@@ -223,14 +222,16 @@ class _Lifting:
             if tensor is None or tensor.dtype not in (torch.float32, torch.float64) or tensor.numel() < 2:
                 continue
             if bool(torch.isfinite(tensor).all()) and float(tensor.abs().max()) < 1e6:
-                self.free[name] = tensor
-                self._free_uses.setdefault(name, []).append((node.name, position))
+                # Each use is trained apart: exporters keep equal tensors once.
+                inputs[position] = use = f"{name}/{node.name}/{position}"
+                self.free[use] = tensor
+                self._free_uses[use] = (name, node.name, position)
 
     @property
     def kept(self) -> Constants:
         """Constants that steps are given; the others are in layers."""
         used = {name for step in self.steps for name in step.inputs}
-        return {name: tensor for name, tensor in self.constants.items() if name in used and name not in self.free}
+        return {name: tensor for name, tensor in self.constants.items() if name in used}
 
 
 def _call(function: Any, node: Node, *inputs: Tensor | None) -> Any:
