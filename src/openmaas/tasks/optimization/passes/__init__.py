@@ -8,8 +8,8 @@ A pass is a module here, named as the pass with '_' for '-', with two names:
 
 from __future__ import annotations
 
+import typing
 from importlib import import_module
-from typing import cast
 
 from openmaas.core.recipes import Pass
 from openmaas.tasks.optimization.base import PassModule
@@ -17,4 +17,5 @@ from openmaas.tasks.optimization.base import PassModule
 
 def find_pass(step: Pass) -> PassModule:
     """The module that does a step."""
-    return cast(PassModule, import_module(f"{__name__}.{step.name.replace('-', '_')}"))
+    # `cast` by itself is a pass here, as soon as that is imported.
+    return typing.cast(PassModule, import_module(f"{__name__}.{step.name.replace('-', '_')}"))

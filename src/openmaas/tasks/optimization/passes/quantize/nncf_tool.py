@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from openmaas.core.manifest import Artifact
 from openmaas.core.recipes import Quantize
@@ -45,32 +46,61 @@ def run(piece: Piece, parameters: Quantize, bench: Bench) -> Piece:
     names = [operation.get_friendly_name() for operation in model.get_ordered_ops()]
     ignored = sorted(excluded_names(names, parameters.exclude))
     batches = calibration(piece, parameters, bench) if _calibrated(parameters, bench) else []
-    with _quietly(), _seeded(bench.seed):
-        if parameters.method == "static":
-            made = _static(model, parameters, _Batches(batches, bench), ignored)
-        else:
-            made = _weights(model, parameters, _Batches(batches, bench), ignored)
-    bench.progress("writing the model")
-    left = [name for name, small in _layers(made).items() if not small]
-    artifact = _write(made, bench.folder, piece.artifact)
-    if len(left) >= len(layers):
-        raise cannot(
-            parameters, f"NNCF quantised none of its {len(layers)} layers ({', '.join(sorted(layers)[:4])})",
-            "Exclude fewer nodes, or use tool: onnxruntime.",
-        )  # fmt: skip
-    cosine = verify(parameters, piece, artifact, bench.folder, probe_of(piece, bench.training))
+    trials = []
+    for aware in (True, False) if parameters.method == "weights" and batches else (bool(batches),):
+        folder = bench.folder / ("on-data" if aware else "plain")
+        folder.mkdir()
+        with _quietly(), _seeded(bench.seed):
+            quantised = _quantised(piece, parameters, _Batches(batches if aware else [], bench), ignored)
+        left = [name for name, small in _layers(quantised).items() if not small]
+        if len(left) >= len(layers):
+            raise cannot(
+                parameters, f"NNCF quantised none of its {len(layers)} layers ({', '.join(sorted(layers)[:4])})",
+                "Exclude fewer nodes, or use tool: onnxruntime.",
+            )  # fmt: skip
+        bench.progress("writing the model")
+        artifact = _write(quantised, folder, piece.artifact)
+        cosine = verify(parameters, piece, artifact, folder, probe_of(piece, bench.training))
+        trials.append(_Trial(cosine, aware, folder, artifact, left))
+    best = max(trials, key=lambda trial: trial.cosine)
+    for other in trials:
+        if other is not best:
+            bench.log(f"{_told(other)} has a least cosine of {other.cosine:.4f}, {_told(best)} of {best.cosine:.4f}: that is kept")
+            shutil.rmtree(other.folder)
+    artifact, left, cosine = best.artifact, best.left, best.cosine
     facts = {
         "method": parameters.method,
-        "scheme": _scheme(parameters, bool(batches)),
+        "scheme": _scheme(parameters, best.aware),
         "layers": len(layers) - len(left),
         "in_float": left,
-        "bytes": [size_of(piece.folder, piece.artifact), size_of(bench.folder, artifact)],
+        "bytes": [size_of(piece.folder, piece.artifact), size_of(best.folder, artifact)],
         "least_cosine": cosine,
     }
     notes = [f"{len(layers) - len(left)} of {len(layers)} layers quantised: {facts['scheme']}."]
     if cosine < POOR:
         notes.append(f"Quantised, its answers are far from those before: the least cosine of a row is {cosine:.3f}.")
-    return piece.changed(artifact, bench.folder, *notes, quantize=facts)
+    return piece.changed(artifact, best.folder, *notes, quantize=facts)
+
+
+class _Trial(NamedTuple):
+    """Scales that are fitted on data are sometimes far off, which only a comparison shows; so the plain ones are made too."""
+
+    cosine: float
+    aware: bool
+    folder: Path
+    artifact: Artifact
+    left: list[str]
+
+
+def _told(trial: _Trial) -> str:
+    return "with scales chosen on data, it" if trial.aware else "with plain scales, it"
+
+
+def _quantised(piece: Piece, parameters: Quantize, dataset: _Batches, ignored: Sequence[str]) -> Any:
+    from openmaas.engines.openvino.model import read_model
+
+    model = read_model(piece.path, piece.artifact.kind)  # NNCF changes the one that it is given
+    return (_static if parameters.method == "static" else _weights)(model, parameters, dataset, ignored)
 
 
 def _refuse_early(parameters: Quantize) -> None:
