@@ -28,7 +28,7 @@ _LAYERS = ("MatMul", "Gemm", "Conv")
 
 
 class _Layer(NamedTuple):
-    """weight: [rows, columns] as the node multiplies with it, and which of its inputs that is. spatial: a convolution's axes."""
+    """weight: [rows, columns] as the node multiplies with it, and which of its inputs that is. spatial: axes of a kernel."""
 
     node: Any
     weight: NDArray[Any]
