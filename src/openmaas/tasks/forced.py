@@ -36,14 +36,15 @@ class Held(NamedTuple):
 def hold(model: Path, source: Path, passages: Sequence[Ids], weights: str, settings: Settings, threads: int) -> Held:
     """The OpenVINO model against its source, whose logits lie in `source` as logits-N.npy. Raises EngineFailed."""
     figures = _Figures()
-    for number, (ids, logits) in enumerate(zip(passages, _answers(model, passages, threads), strict=True)):
+    for number, (ids, logits) in enumerate(zip(passages, answers(model, passages, threads), strict=True)):
         expected = np.load(source / f"logits-{number}.npy", mmap_mode="r", allow_pickle=False)
         figures.add(ids, expected, logits)
     return figures.judged(weights, settings)
 
 
-def _answers(model: Path, passages: Sequence[Ids], threads: int) -> Iterator[NDArray[np.float32]]:
-    """FP32 [tokens, vocabulary] for each passage. The model keeps a state, its cache, which is forgotten between two."""
+def answers(model: Path, passages: Sequence[Ids], threads: int) -> Iterator[NDArray[np.float32]]:
+    """FP32 logits [tokens, vocabulary] for each passage, of an OpenVINO model. It keeps a state, its cache, which is forgotten
+    between two. Raises EngineFailed."""
     import openvino
 
     try:

@@ -24,7 +24,7 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         np.save(tmp_path / f"logits-{number}.npy", logits)
 
     def run(answers: list[np.ndarray[Any, Any]], weights: str = "int8", **settings: float) -> Held:
-        monkeypatch.setattr(forced, "_answers", lambda model, passages, threads: iter(answers))
+        monkeypatch.setattr(forced, "answers", lambda model, passages, threads: iter(answers))
         return hold(tmp_path / "model.xml", tmp_path, IDS, weights, Settings(**settings), 1)  # type: ignore[arg-type]
 
     return run

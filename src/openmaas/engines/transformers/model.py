@@ -103,6 +103,29 @@ def _plain(query: Any, key: Any, value: Any, mask: Any, scaling: float | None, s
     return (weights @ value).transpose(1, 2)
 
 
+def load_model(folder: Path, dtype: str, device: str) -> Any:
+    """A decoder of transformers, from its safetensors alone, without code of its own.
+
+    dtype: torch's name. Raises EngineFailed with what the library said.
+    """
+    import torch
+
+    transformers = library()
+    try:
+        with quietly():
+            transformers.utils.logging.disable_progress_bar()
+            return transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                attn_implementation="eager",
+                dtype=getattr(torch, dtype),
+            ).to(device)
+    except Exception as error:
+        raise EngineFailed(f"transformers cannot load the model: {reason(error)}", code="load_failed") from None
+
+
 class Decoder:
     """`read` takes segments and gives logits. bytes_a_token: that a memory takes for each. reach: tokens of the longest
     sequence, 0 where only the context limits it."""
@@ -123,24 +146,8 @@ class Decoder:
 
     @staticmethod
     def load(folder: Path, dtype: str, device: str) -> Decoder:
-        """From its safetensors alone, without code of its own, and tried. Raises EngineFailed with what the library said."""
-        import torch
-
-        transformers = library()
-        try:
-            with quietly():
-                transformers.utils.logging.disable_progress_bar()
-                model = transformers.AutoModelForCausalLM.from_pretrained(
-                    folder,
-                    local_files_only=True,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    attn_implementation="eager",
-                    dtype=getattr(torch, dtype),
-                ).to(device)
-        except Exception as error:
-            raise EngineFailed(f"transformers cannot load the model: {reason(error)}", code="load_failed") from None
-        decoder = Decoder(model)
+        """As `load_model`, and tried."""
+        decoder = Decoder(load_model(folder, dtype, device))
         decoder._prove(dtype)
         return decoder
 
