@@ -57,9 +57,8 @@ def _draw(found: Lineage, full: bool) -> None:
             roots.append(tree)
         for link in node.links:
             tree.add(_link(link.role, link.version, link.deleted))
-    console = Console(
-        width=terminal_width(sys.stdout) or _WIDE, highlight=False, emoji=False, no_color=not in_colour(sys.stdout)
-    )
+    width, colour = terminal_width(sys.stdout) or _WIDE, in_colour(sys.stdout)
+    console = Console(width=width, highlight=False, emoji=False, no_color=not colour, force_terminal=colour)
     for tree in roots:
         console.print(tree)
 
@@ -128,9 +127,7 @@ def _more(node: LineageNode) -> list[str]:
     """Digest, who made it, and what its recipe keeps besides the steps."""
     lines = [_("digest {digest} by {actor}").format(digest=node.digest, actor=node.created_by)]
     details = node.details
-    for key in ("data", "evaluation"):
-        if details.get(key):
-            lines.append(f"{key} {_plain(details[key])}")
+    lines += [f"{key} {_plain(details[key])}" for key in ("data", "evaluation") if details.get(key)]
     if "seed" in details:
         lines.append(_("seed {seed}").format(seed=details["seed"]))
     if details.get("libraries"):
