@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from openmaas.core.errors import InvalidInput
 from openmaas.formats.datasets.base import Budget, Columns, invalid, listed
 from openmaas.formats.datasets.values import object_array
 
 _HEAD = 16
-MAX_PIXELS = 89_478_485
-_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_DECODED = 1_000_000_000  # pixels of a push that are decoded to see whether they can be: some ten seconds
+_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 _BEGINNINGS = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"
 )  # fmt: skip
@@ -22,8 +26,6 @@ def is_image(path: Path) -> bool:
         head = file.read(_HEAD)
     if head.startswith(b"BM"):
         return head[6:10] == bytes(4)  # which no table has whose first column is BMI
-    if head.startswith((b"P5", b"P6")):
-        return head[2:3].isspace() and head[3:4].isdigit()
     return head.startswith(_BEGINNINGS) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
 
 
@@ -48,7 +50,7 @@ def check_images(folder: Path, files: Sequence[str], images: Sequence[str]) -> l
             f"The images lie at different depths, or deeper than one folder: {min(images, key=len)!r}, {deepest!r}.",
             "Keep one folder for each class, and the images in it: cat/1.png, dog/1.png.",
         )
-    _check_sizes(folder, images)
+    _check_pixels(folder, images)
     others = sorted(set(files) - set(images))
     return [f"Files that are no images are left out: {listed(others)}."] if others else []
 
@@ -63,21 +65,32 @@ def read_images(folder: Path, images: Sequence[str], budget: Budget) -> Columns:
     return columns
 
 
-def _check_sizes(folder: Path, images: Sequence[str]) -> None:
-    """Their headers only: an image that is a bomb when it is decoded is refused before anything decodes it."""
+def _check_pixels(folder: Path, images: Sequence[str]) -> None:
+    """Of every image the header: one that is a bomb when it is decoded is refused before anything decodes it. And the pixels,
+    as long as they are not too many to be decoded here: a file that was cut off is found now, and not by a job in an hour."""
     try:
         from PIL import Image, UnidentifiedImageError
+
+        from openmaas.processing.image import FORMATS, MAX_PIXELS
     except ImportError:
         return
-    Image.MAX_IMAGE_PIXELS = None  # counted here, in the child that this runs in
+    left = _DECODED
     for file in images:
         try:
-            with Image.open(folder / file) as image:
+            with warnings.catch_warnings(action="ignore"), Image.open(folder / file, formats=FORMATS) as image:
                 width, height = image.size
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, MemoryError) as error:
-            raise invalid(f"The image {file!r} cannot be read: {type(error).__name__}.", "Remove or replace it.") from None
-        if width * height > MAX_PIXELS:
-            raise invalid(f"The image {file!r} has {width} x {height} pixels; at most {MAX_PIXELS} are taken.")
+                if width * height > MAX_PIXELS:
+                    raise invalid(f"The image {file!r} has {width} x {height} pixels; at most {MAX_PIXELS} are taken.")
+                left -= width * height
+                if left >= 0:
+                    image.load()
+        except InvalidInput:
+            raise
+        except Image.DecompressionBombError:
+            raise invalid(f"The image {file!r} has more than {MAX_PIXELS} pixels.") from None
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+            said = " ".join(str(error).split())[:120] if not isinstance(error, UnidentifiedImageError) else "it is no image"
+            raise invalid(f"The image {file!r} cannot be read: {said}.", "Remove or replace it.") from None
 
 
 def _is_hidden(file: str) -> bool:

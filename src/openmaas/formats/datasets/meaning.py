@@ -37,7 +37,8 @@ def understand(arrays: Arrays, label: str | None) -> Meaning:
     if not name:
         only = list(rest)
         text = len(only) == 1 and only[0] == "text" and rest["text"].dtype == object
-        return Meaning(purpose="text" if text else "inputs")
+        unlabelled = f"No column is called {', '.join(LABELS)}: there are only inputs. Another can be named with --label."
+        return Meaning(purpose="text" if text else "inputs", notes=(unlabelled,) if len(only) > 1 else ())
     if not rest:
         raise invalid(f"There is no column besides the label {name!r}.")
     values = _single(name, arrays[name])

@@ -49,6 +49,8 @@ def _read(file: Any, budget: Budget) -> Columns:
     check_columns(schema.names)
     kept = [field.name for field in schema if _is_known(field.type)]
     left_out = [f"The column {field.name!r} of type {field.type} is left out." for field in schema if field.name not in kept]
+    if not kept:
+        raise invalid("No column of the Parquet file has a type that can be read.", " ".join(left_out[:8]) or None)
     rows = file.metadata.num_rows
     budget.take(rows * len(kept), f"{rows} rows of {len(kept)} columns")
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in kept}
@@ -87,13 +89,13 @@ def _is_text(kind: Any) -> bool:
 
 def _column(name: str, array: Any) -> NDArray[Any]:
     import pyarrow as arrow
-    from pyarrow import types
+    from pyarrow import compute, types
 
     kind = array.type
     if types.is_dictionary(kind):
         return _column(name, array.dictionary_decode())
     if types.is_struct(kind):
-        return _column(name, array.field("bytes"))
+        return _column(name, compute.struct_field(array, "bytes"))
     if _is_text(kind):
         binary = array.cast(arrow.large_binary())
         return object_array([b"" if item is None else item for item in binary.to_pylist()])

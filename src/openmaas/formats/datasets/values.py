@@ -52,7 +52,7 @@ def plain_column(name: str, values: Sequence[Any]) -> NDArray[Any]:
     if not kinds:
         return object_array([b""] * len(values))
     if kinds == {"text"}:
-        return object_array([b"" if value is None else value.encode("utf-8", "surrogatepass") for value in values])
+        return object_array([b"" if value is None else value.encode() for value in values])
     if kinds == {"list"}:
         return _lists(name, values)
     if kinds == {"boolean"} and not missing:
@@ -63,7 +63,10 @@ def plain_column(name: str, values: Sequence[Any]) -> NDArray[Any]:
                 return np.array(values, dtype=np.int64)
             except OverflowError:
                 pass
-        return np.array([float("nan") if value is None else float(value) for value in values], dtype=np.float64)
+        try:
+            return np.array([float("nan") if value is None else float(value) for value in values], dtype=np.float64)
+        except OverflowError:
+            raise invalid(f"The column {name!r} has a number that is too large for float64.") from None
     row = next(index for index, value in enumerate(values) if value is None or _kind(value) != _kind(values[0]))
     raise invalid(f"The column {name!r} mixes kinds of values: {' and '.join(sorted(kinds))}; first in row {row}.")
 
