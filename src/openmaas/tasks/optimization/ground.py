@@ -1,0 +1,241 @@
+"""What an optimisation stands on: the version, its data, bound to it before any long work, and how variants are measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from openmaas.core.datasets import DatasetManifest
+from openmaas.core.errors import Cancelled, InvalidInput, OpenMaaSError, Refused
+from openmaas.core.evaluations import Evaluation, Figures, VersionComparison
+from openmaas.core.jobs import OptimizeArguments
+from openmaas.core.manifest import EngineChoice, Manifest
+from openmaas.core.metrics import BY_TASK
+from openmaas.tasks.base import Job
+from openmaas.tasks.candidate import Failed
+from openmaas.tasks.comparing import Arrays, require_rows, sample_of
+from openmaas.tasks.comparison import Contender, compare_contenders
+from openmaas.tasks.evaluate import answers_of, evaluation_of
+from openmaas.tasks.examples import Examples, bind, rows_digest
+from openmaas.tasks.optimization.variants import Origin, Variant
+from openmaas.tasks.serving import serving_choice
+from openmaas.tasks.side_by_side import Subject, best_choice, measure_side_by_side
+
+MOST_ROWS: Final = 10_000
+"""Rows of an evaluation: outcomes of several versions have to fit into one result."""
+
+_MOST_AGREED: Final = 1000  # rows of a training set on which answers are compared, where there is no evaluation set
+AGREEMENTS: Final = ("agreement", "cosine", "r2")
+"""What is told of answers where there is no truth; which of them, the answers say."""
+
+_TIMED_ROWS: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """inputs: the sample's rows. training and evaluation: None where none was given. rows: what variants are held against their
+    parent on: the evaluation set, else the training set without its labels, else the sample."""
+
+    job: Job
+    arguments: OptimizeArguments
+    manifest: Manifest
+    folder: Path
+    inputs: Arrays
+    data: tuple[str, DatasetManifest] | None
+    evaluation: tuple[str, DatasetManifest] | None
+    training: Examples | None
+    rows: Examples
+
+    @property
+    def dataset(self) -> str:
+        """The exact reference of the set that `rows` are of; empty for the sample."""
+        one = self.evaluation or self.data
+        return one[0] if one else ""
+
+    def origin(self, held_out: float = 0.0) -> Origin:
+        return Origin(version=self.arguments.version, data=self.data, evaluation=self.evaluation, held_out=held_out)
+
+
+def lay(job: Job, arguments: OptimizeArguments, manifest: Manifest, folder: Path) -> Ground:
+    """Fetch and bind all that the job works on. Raises InvalidInput for data that do not fit the version."""
+    inputs, _, _ = sample_of(manifest, folder)
+    require_rows(inputs)
+    training = data = evaluation = rows = None
+    if arguments.data:
+        job.progress("reading the training set")
+        found, files = job.dataset(arguments.data)
+        data = (arguments.data, found)
+        training = bind(manifest, folder, found, files)
+    if arguments.evaluation:
+        job.progress("reading the evaluation set")
+        found, files = job.dataset(arguments.evaluation)
+        evaluation = (arguments.evaluation, found)
+        rows = bind(manifest, folder, found, files, rows=MOST_ROWS, seed=arguments.seed)
+        _require_something(training, rows, arguments)
+    rows = rows or _unlabelled(training, manifest, inputs)
+    _check_metric(arguments.metric, rows.task)
+    return Ground(
+        job=job, arguments=arguments, manifest=manifest, folder=folder, inputs=inputs, data=data, evaluation=evaluation,
+        training=training, rows=rows,
+    )  # fmt: skip
+
+
+def _require_something(training: Examples | None, evaluation: Examples, arguments: OptimizeArguments) -> None:
+    """The same rows in both would make every variant look as good as it was trained to be."""
+    if training is not None and arguments.data == arguments.evaluation and not arguments.auto:
+        raise InvalidInput(
+            f"{arguments.data} is the training set and the evaluation set: what was trained on shows nothing of quality.",
+            code="same_data",
+            next_step="Give another set to --eval.",
+        )
+    if not evaluation.rows:
+        raise InvalidInput(f"{arguments.evaluation} has no rows.", code="no_rows")
+
+
+def _check_metric(metric: str, task: str) -> None:
+    known = BY_TASK.get(task, AGREEMENTS)
+    if metric and metric not in known:
+        raise InvalidInput(
+            f"{metric[:40]!r} is no metric of {task}; there are {', '.join(known)}.",
+            code="unfit_metric",
+            next_step="Leave --metric out, or give a dataset with labels."
+            if task == "agreement"
+            else "Leave --metric out for the usual one.",
+        )
+
+
+def _unlabelled(training: Examples | None, manifest: Manifest, inputs: Arrays) -> Examples:
+    if training is None:
+        count = len(next(iter(inputs.values())))
+        index = np.arange(count, dtype=np.int64)
+        return Examples(inputs=inputs, truth=None, task="agreement", index=index, digest=rows_digest(manifest.digest, index))
+    most = min(_MOST_AGREED, training.rows)
+    return replace(
+        training,
+        inputs={name: array[:most] for name, array in training.inputs.items()},
+        truth=None,
+        task="agreement",
+        lengths=None if training.lengths is None else training.lengths[:most],
+        index=training.index[:most],
+        digest=rows_digest(training.digest, np.arange(most)),
+    )
+
+
+# ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A comparison of the parent with variants in their order, and the evaluations of those with a truth. left_out: why a
+    variant could not be measured, by its name."""
+
+    comparison: VersionComparison
+    evaluations: tuple[Evaluation, ...]
+    left_out: dict[str, str]
+
+
+def measure(ground: Ground, variants: Sequence[Variant], *, seconds: float, choosing: float) -> Measured:
+    """The parent and variants in one alternating run, each by the engine that would serve it.
+
+    seconds: of timing; choosing: of finding each variant's engine. The caller holds `job.alone()`. Raises Refused where the
+    parent itself cannot be measured.
+    """
+    job, arguments = ground.job, ground.arguments
+    start = time.monotonic()
+    left_out: dict[str, str] = {}
+    parent = serving_choice(job, arguments.version, ground.manifest)
+    entered: list[tuple[Variant | None, EngineChoice, Arrays]] = []
+    job.progress(f"answering with {arguments.version}")
+    entered.append((None, parent, answers_of(job, ground.manifest, ground.folder, parent, ground.rows)))
+    for number, variant in enumerate(variants):
+        job.progress(f"finding the engine of {variant.name}", number, len(variants))
+        try:
+            choice = best_choice(job, variant.manifest, variant.folder, _few(ground.rows.inputs), seconds=choosing)
+            entered.append((variant, choice, answers_of(job, variant.manifest, variant.folder, choice, ground.rows)))
+        except Cancelled:
+            raise
+        except OpenMaaSError as error:
+            left_out[variant.name] = error.message
+    subjects = [_subject(ground, variant, choice) for variant, choice, _ in entered]
+    found = measure_side_by_side(job, subjects, ground.rows.inputs, seconds=seconds, seed=arguments.seed)
+    contenders: list[Contender] = []
+    for (made, _, outputs), figures in zip(entered, found, strict=True):
+        if not isinstance(figures, Failed):
+            contenders.append(_contender(ground, made, outputs, figures))
+        elif made is None:
+            raise Refused(f"{arguments.version} cannot be measured: {figures.cause}", code=figures.state)
+        else:
+            left_out[made.name] = figures.cause
+    comparison = compare_contenders(
+        contenders,
+        dataset=ground.dataset,
+        metric=arguments.metric if ground.rows.task != "agreement" else "",
+        index=ground.rows.index,
+        target=arguments.target,
+        max_loss=arguments.max_loss,
+        seed=arguments.seed,
+        seconds=time.monotonic() - start,
+        notes=ground.rows.notes,
+    )
+    return Measured(
+        comparison=comparison,
+        evaluations=tuple(one.evaluation for one in contenders if one.evaluation is not None),
+        left_out=left_out,
+    )
+
+
+def _few(inputs: Arrays) -> Arrays:
+    return {name: array[:_TIMED_ROWS] for name, array in inputs.items()}
+
+
+def _subject(ground: Ground, variant: Variant | None, choice: EngineChoice) -> Subject:
+    if variant is None:
+        return Subject(name=ground.arguments.version, manifest=ground.manifest, folder=ground.folder, choice=choice)
+    return Subject(name=variant.name, manifest=variant.manifest, folder=variant.folder, choice=choice)
+
+
+def _contender(ground: Ground, variant: Variant | None, outputs: Arrays, figures: Figures) -> Contender:
+    name = variant.name if variant else ground.arguments.version
+    manifest = variant.manifest if variant else ground.manifest
+    evaluation = None
+    if ground.evaluation is not None and ground.rows.truth is not None:
+        evaluation = evaluation_of(
+            manifest, ground.rows, outputs, version=name, dataset=ground.evaluation[0],
+            dataset_digest=ground.evaluation[1].digest, figures=figures, seed=ground.arguments.seed,
+        )  # fmt: skip
+    return Contender(
+        version=name,
+        figures=figures,
+        outputs=outputs,
+        declared=manifest.processing.output if manifest.processing is not None else None,
+        evaluation=evaluation,
+        label=variant.recipe.label if variant else "",
+        registered=variant is None,
+    )
+
+
+def renamed(measured: Measured, names: dict[str, str]) -> Measured:
+    """With the references of versions in place of the names that variants had before they were registered."""
+    comparison = measured.comparison
+    entrants = tuple(
+        msgspec.structs.replace(one, version=names[one.version], registered=True) if one.version in names else one
+        for one in comparison.entrants
+    )
+    why = comparison.why
+    for name, reference in sorted(names.items(), key=lambda pair: -len(pair[0])):
+        why = why.replace(name, reference)
+    comparison = msgspec.structs.replace(
+        comparison, entrants=entrants, recommended=names.get(comparison.recommended, comparison.recommended), why=why
+    )
+    evaluations = tuple(
+        msgspec.structs.replace(one, version=names[one.version]) if one.version in names else one
+        for one in measured.evaluations
+        if one.version in names or one.version == comparison.entrants[0].version
+    )
+    return replace(measured, comparison=comparison, evaluations=evaluations)

@@ -1,0 +1,105 @@
+"""Optimise a version: by a recipe, or by a search for the best within a loss. What is registered was measured first.
+
+prepare    all that can be refused is refused: kinds of artifacts, weights that are no numbers, data that do not fit
+make       the steps in order, each one's answers checked (tasks/optimization/runner.py); or the search (…/automatic.py)
+measure    the parent and the variants in one alternating run, each by the engine that would serve it
+register   files, sample with the variant's own answers, lineage, and a card that says what was done and what it cost
+
+A variant of a recipe is registered whatever it costs, since somebody asked for it; one that is worse than its parent on every
+axis is marked as dominated, and one beyond the allowed loss says so. A search registers only what it may recommend.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from openmaas.core.errors import InvalidInput, Refused
+from openmaas.core.evaluations import Entrant, VersionComparison
+from openmaas.core.jobs import GENERATOR_TARGET, ConvertArguments, OptimizeArguments
+from openmaas.core.manifest import Manifest
+from openmaas.core.recipes import Convert, Recipe
+from openmaas.tasks.base import Job
+from openmaas.tasks.generators import convert_generator
+from openmaas.tasks.optimization.answering import Answering
+from openmaas.tasks.optimization.automatic import search
+from openmaas.tasks.optimization.ground import Ground, lay, measure, renamed
+from openmaas.tasks.optimization.results import bounded, result_of
+from openmaas.tasks.optimization.runner import Runner
+from openmaas.tasks.optimization.variants import build, loss_told, register
+
+_TIMING: Final = 20.0  # seconds that parent and variant are timed
+_CHOOSING: Final = 12.0  # seconds in which a variant's engine is found
+
+
+def run(job: Job) -> dict[str, Any]:
+    """The job, and its result as results.py has it. Raises InvalidInput, NotFound and Refused before anything is made where the
+    recipe or the data do not fit, and with the number of the step that failed."""
+    arguments = msgspec.convert(job.arguments, OptimizeArguments)
+    start = time.monotonic()
+    job.progress("fetching the version")
+    manifest, folder = job.files(arguments.version)
+    if manifest.generator is not None:
+        return _generator(job, arguments, manifest, folder)
+    ground = lay(job, arguments, manifest, folder)
+    with Answering(job) as answering:
+        recipe = arguments.steps
+        if recipe is None:
+            result = search(ground, answering)
+        else:
+            result = _by_recipe(ground, recipe, answering)
+    return bounded({**result, "seconds": round(time.monotonic() - start, 3)})
+
+
+def _by_recipe(ground: Ground, recipe: Recipe, answering: Answering) -> dict[str, Any]:
+    job, reference = ground.job, ground.arguments.version
+    runner = Runner(job, reference, ground.manifest, ground.folder, ground.inputs, ground.training, answering)
+    piece = runner.run(recipe)
+    job.progress("examining what was made")
+    variant = build(job, "the variant", recipe, piece, ground.folder, ground.inputs, answering, job.scratch / "variant")
+    with job.alone():
+        measured = measure(ground, [variant], seconds=_TIMING, choosing=_CHOOSING)
+    if measured.left_out:
+        raise Refused(
+            f"What {recipe.label} made of {reference} cannot be served: {measured.left_out[variant.name]}",
+            code="not_servable",
+            next_step="Leave the step out that makes it so, or give it other parameters.",
+        )
+    made = measured.comparison.entrants[1]
+    job.progress("registering")
+    version, created = register(job, variant, ground.origin(), measured.comparison, made)
+    measured = renamed(measured, {variant.name: version})
+    told = [*variant.notes, *_verdict(measured.comparison, measured.comparison.entrants[1], version)]
+    for line in told:
+        job.log(line)
+    return result_of(version, created, [version], measured, notes=told)
+
+
+def _verdict(comparison: VersionComparison, made: Entrant, version: str) -> list[str]:
+    told = [loss_told(made, comparison)]
+    if made.dominated:
+        told.append(f"{version} is worse than {comparison.entrants[0].version} on every axis; it is not recommended.")
+    return [line for line in told if line]
+
+
+# ── text generators ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _generator(job: Job, arguments: OptimizeArguments, manifest: Manifest, folder: Path) -> dict[str, Any]:
+    """One that generates text has its weights converted, which compares and times them itself."""
+    recipe = arguments.steps
+    step = recipe.steps[0] if recipe is not None and len(recipe.steps) == 1 else None
+    if recipe is not None and not (isinstance(step, Convert) and step.to == GENERATOR_TARGET and not step.calibrated):
+        raise InvalidInput(
+            f"{arguments.version} generates text: no pass but the conversion of its weights is made for such a model.",
+            code="pass_not_applicable",
+            next_step=f"Give the one step 'convert: {{to: {GENERATOR_TARGET}, weights: auto}}', or "
+            f"openmaas convert {arguments.version} --to {GENERATOR_TARGET}",
+        )
+    weights = step.weights if isinstance(step, Convert) and step.weights else "auto"
+    asked = ConvertArguments(version=arguments.version, to=GENERATOR_TARGET, weights=weights)
+    result = convert_generator(job, asked, manifest, folder)
+    return {**result, "versions": [result["version"]], "notes": []}
