@@ -77,7 +77,7 @@ def recommend(entrants: Sequence[Entrant], target: Target, max_loss: float, metr
     useful = [one for one in others if not one.dominated and not dominated(one, baseline)]
     better = [one for one in useful if change(one, baseline, target) < 0]
     within = [one for one in better if one.loss is not None and _interval(one)[1] <= max_loss]
-    limit, noun = told_loss(max_loss, metric), _NOUNS[target]
+    limit, noun = f"{told_loss(max_loss, metric)} of {metric}", _NOUNS[target]
     if not within:
         return baseline.version, f"{_nothing(better, noun, limit, metric)} {baseline.version} stays the best."
     least = min(figure(one, target) for one in within)
@@ -132,8 +132,8 @@ def told_loss(value: float, metric: str) -> str:
     from openmaas.core.metrics import METRICS
 
     relative = metric in METRICS and not METRICS[metric].share
-    digits = f"{100 * value:.3g}" if abs(value) < 0.01 else f"{100 * value:.2f}"
-    return f"{digits}% of the {metric}" if relative else f"{digits} {'point' if digits == '1.00' else 'points'} of {metric}"
+    digits = f"{100 * value:.3g}" if abs(value) < 0.1 else f"{100 * value:.1f}"
+    return f"{digits}%" if relative else f"{digits} {'point' if digits == '1' else 'points'}"
 
 
 def _interval(entrant: Entrant) -> tuple[float, float]:
