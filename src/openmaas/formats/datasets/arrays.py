@@ -54,7 +54,7 @@ def _read(file: IO[bytes], name: str, size: int, budget: Budget) -> NDArray[Any]
     count = 1
     for length in shape:
         count *= length
-    if count < 0 or count * dtype.itemsize > size:
+    if count < 0 or count * dtype.itemsize > size - file.tell():
         raise invalid(f"The array {name!r} claims {list(shape)} of {dtype} in {size} bytes.")
     # Text becomes an object a value.
     budget.take(count * (dtype.itemsize + (96 if dtype.kind in "SU" else 0)), f"{name!r} has {count} values")

@@ -14,6 +14,7 @@ from openmaas.formats.datasets.values import object_array
 
 _BATCH = 4096
 _METADATA = 64 << 20
+_CONTAINER = 1_000_000
 _TEXT = 64  # bytes that an object of text takes besides its characters
 
 
@@ -33,9 +34,11 @@ def read_parquet(path: Path, budget: Budget) -> Columns:
             next_step="pip install 'openmaas[data]', or push npz, CSV or JSON lines.",
         ) from None
     try:
-        with parquet.ParquetFile(
-            path, thrift_string_size_limit=_METADATA, thrift_container_size_limit=1_000_000, page_checksum_verification=False
-        ) as file:
+        limits = {"thrift_string_size_limit": _METADATA, "thrift_container_size_limit": _CONTAINER}
+        with parquet.ParquetFile(path, **limits) as file:
+            texts = [field.name for field in file.schema_arrow if _is_plain_text(field.type)]
+        # As dictionaries: a text that is kept once for a million rows is not copied a million times before it is counted.
+        with parquet.ParquetFile(path, read_dictionary=texts, **limits) as file:
             return _read(file, budget)
     except arrow.ArrowMemoryError:
         raise
@@ -56,12 +59,20 @@ def _read(file: Any, budget: Budget) -> Columns:
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in kept}
     for batch in file.iter_batches(batch_size=_BATCH, columns=kept):
         for name in kept:
-            part = _column(name, batch.column(name))
-            text = part.dtype.kind == "O"
-            size = sum(len(item) + _TEXT for item in part) if text else part.nbytes
-            budget.take(size, f"the column {name!r}")
-            parts[name].append(part)
+            array = batch.column(name)
+            budget.take(_size(array), f"the column {name!r}")
+            parts[name].append(_column(name, array))
     return Columns({name: _joined(name, pieces) for name, pieces in parts.items() if pieces}, left_out)
+
+
+def _size(array: Any) -> int:
+    """Bytes that it takes as objects, or as numbers."""
+    from pyarrow import compute, types
+
+    if types.is_dictionary(array.type) and _is_plain_text(array.type.value_type):
+        lengths = compute.binary_length(array.dictionary).take(array.indices)
+        return int(compute.sum(lengths).as_py() or 0) + _TEXT * len(array)
+    return int(array.nbytes) + (_TEXT * len(array) if _is_text(array.type) else 0)
 
 
 def _is_known(kind: Any) -> bool:
@@ -81,6 +92,12 @@ def _is_text(kind: Any) -> bool:
 
     if types.is_struct(kind):
         return bool(kind.get_field_index("bytes") >= 0 and types.is_binary(kind.field("bytes").type))
+    return _is_plain_text(kind)
+
+
+def _is_plain_text(kind: Any) -> bool:
+    from pyarrow import types
+
     return bool(
         types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind)
         or types.is_string_view(kind) or types.is_binary_view(kind)
@@ -89,24 +106,31 @@ def _is_text(kind: Any) -> bool:
 
 def _column(name: str, array: Any) -> NDArray[Any]:
     import pyarrow as arrow
-    from pyarrow import compute, types
+    from pyarrow import types
 
     kind = array.type
-    if types.is_dictionary(kind):
+    if types.is_dictionary(kind) and not _is_plain_text(kind.value_type):
         return _column(name, array.dictionary_decode())
-    if types.is_struct(kind):
-        return _column(name, compute.struct_field(array, "bytes"))
-    if _is_text(kind):
-        binary = array.cast(arrow.large_binary())
-        return object_array([b"" if item is None else item for item in binary.to_pylist()])
-    if types.is_decimal(kind):
-        return _column(name, array.cast(arrow.float64()))
-    if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
-        if array.null_count and not types.is_floating(kind):
-            array = array.cast(arrow.float64())
-        numbers: NDArray[Any] = array.to_numpy(zero_copy_only=False)
-        return numbers
-    return _lists(name, array)
+    if types.is_dictionary(kind) or _is_text(kind):
+        return _texts(array)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _lists(name, array)
+    if types.is_decimal(kind) or (array.null_count and not types.is_floating(kind)):
+        array = array.cast(arrow.float64())
+    numbers: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _texts(array: Any) -> NDArray[Any]:
+    """Text, or a struct's `bytes`, as bytes; rows of a dictionary share theirs."""
+    import pyarrow as arrow
+    from pyarrow import compute, types
+
+    if types.is_dictionary(array.type):
+        known = array.dictionary.cast(arrow.large_binary()).to_pylist()
+        return object_array([b"" if index is None else known[index] or b"" for index in array.indices.to_pylist()])
+    plain = compute.struct_field(array, "bytes") if types.is_struct(array.type) else array
+    return object_array([item or b"" for item in plain.cast(arrow.large_binary()).to_pylist()])
 
 
 def _lists(name: str, array: Any) -> NDArray[Any]:
