@@ -13,6 +13,7 @@ from openmaas.control.approvals import ApprovalService
 from openmaas.control.datasets import DatasetService
 from openmaas.control.deployments import DeploymentService
 from openmaas.control.doctor import DoctorService
+from openmaas.control.evaluations import EvaluationService
 from openmaas.control.follow_up import FollowUpService
 from openmaas.control.garbage import GarbageService
 from openmaas.control.gates import GateService
@@ -51,6 +52,7 @@ class Services:
     deployments: DeploymentService
     jobs: JobService
     measurements: MeasurementService
+    evaluations: EvaluationService
     status: StatusService
     doctor: DoctorService
 
@@ -98,6 +100,7 @@ def build_services(settings: Settings, database: Database, fleet: Fleet, changed
         deployments=deployments,
         jobs=jobs,
         measurements=measurements,
+        evaluations=EvaluationService(database, jobs),
         status=StatusService(settings, database, fleet, deployments, jobs),
         doctor=DoctorService(settings, database, blobs, fleet, deployments),
     )

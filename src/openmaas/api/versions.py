@@ -9,8 +9,9 @@ from fastapi.responses import StreamingResponse
 from openmaas.api.bodies import open_to, router
 from openmaas.api.services import Caller, With
 from openmaas.control.keys import JOB
+from openmaas.control.paging import DEFAULT_LIMIT
 from openmaas.core.manifest import FileEntry
-from openmaas.core.resources import Lineage, VersionChange, VersionInfo
+from openmaas.core.resources import EvaluationInfo, Lineage, Page, VersionChange, VersionInfo
 
 routes = router()
 
@@ -35,6 +36,14 @@ def change_version(services: With, caller: Caller, reference: str, change: Versi
 @routes.delete("/versions/{reference}", status_code=204)
 def delete_version(services: With, caller: Caller, reference: str) -> None:
     services.versions.delete(reference, project=caller.project)
+
+
+@routes.get("/versions/{reference}/evaluations")
+@open_to(JOB)
+def list_evaluations(
+    services: With, caller: Caller, reference: str, dataset: str = "", after: str | None = None, limit: int = DEFAULT_LIMIT
+) -> Page[EvaluationInfo]:
+    return services.evaluations.list(reference, dataset=dataset, project=caller.project, after=after, limit=limit)
 
 
 @routes.get("/versions/{reference}/files/{path:path}", response_class=StreamingResponse)

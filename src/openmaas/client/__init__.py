@@ -24,6 +24,7 @@ from openmaas.client.conversions import Conversions
 from openmaas.client.datasets import Datasets
 from openmaas.client.deployments import DeployFailed, Deployments, Logs
 from openmaas.client.driver import Asynchronous, AsyncPages, Blocking, Pages, Sends, SendsBlocking
+from openmaas.client.evaluations import Evaluations
 from openmaas.client.gates import Gates
 from openmaas.client.generation import AsyncChatStream, ChatAnswer, ChatStream, Generation
 from openmaas.client.jobs import JobFailed, Jobs
@@ -48,6 +49,7 @@ class Client(
     Gates,
     Jobs,
     Conversions,
+    Evaluations,
     Optimizations,
     Predictions,
     Generation,
@@ -99,6 +101,7 @@ class AsyncClient(
     Gates,
     Jobs,
     Conversions,
+    Evaluations,
     Optimizations,
     Predictions,
     Generation,

@@ -406,6 +406,27 @@ class JobReport:
     cause: CauseInfo | None = None
 
 
+# ── evaluations ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationInfo:
+    """A version on a dataset: both exact references. value: of the metric.
+
+    evaluation: openmaas.core.evaluations.Evaluation as JSON, without the outcomes of single rows.
+    """
+
+    id: int
+    version: str
+    dataset: str
+    metric: str
+    value: float
+    evaluation: dict[str, Any]
+    job: str
+    actor: str
+    at: float
+
+
 # ── gates and lineage ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
