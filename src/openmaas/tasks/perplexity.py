@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from openmaas.core.datasets import DatasetManifest
 from openmaas.core.datatypes import to_text
 from openmaas.core.errors import EngineFailed, InvalidInput, Refused
-from openmaas.core.evaluations import Evaluation
+from openmaas.core.evaluations import Evaluation, Figures
 from openmaas.core.generation import Generator
 from openmaas.core.hardware import free_memory, processor, usable_cores
 from openmaas.core.jobs import EvaluateArguments
@@ -51,23 +51,42 @@ def evaluate_text(
         losses = losses_of(job, artifact, manifest, folder, passages)
         subject = Subject(name=arguments.version, manifest=manifest, folder=folder, choice=choice)
         figures = figures_of(job, subject, None, seconds=_TIMING, seed=arguments.seed)
+    return text_evaluation(
+        manifest, passages, losses, version=arguments.version, data=arguments.data, dataset=dataset, figures=figures,
+        seed=arguments.seed, notes=notes,
+    )  # fmt: skip
+
+
+def text_evaluation(
+    manifest: Manifest,
+    passages: Sequence[Ids],
+    losses: NDArray[np.float64],
+    *,
+    version: str,
+    data: str,
+    dataset: DatasetManifest,
+    figures: Figures | None = None,
+    seed: int = 0,
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """Of passages as `passages_of_dataset` gives them, and their losses by `losses_of`."""
     weights = np.array([len(ids) - 1 for ids in passages], np.float64)
     digest = hashlib.sha256(dataset.digest.encode() + msgspec.json.encode(passages)).hexdigest()
     known = Answered("losses", weights, losses, digest)
     return Evaluation(
-        version=arguments.version,
+        version=version,
         digest=manifest.digest,
-        dataset=arguments.data,
+        dataset=data,
         dataset_digest=dataset.digest,
         task="generation",
         metric="perplexity",
         rows=len(passages),
-        metrics={"perplexity": estimate("perplexity", known, arguments.seed)},
+        metrics={"perplexity": estimate("perplexity", known, seed)},
         outcomes=encode_outcomes("losses", known.truth, known.answers, known.rows),
         figures=figures,
         processor=processor(),
         libraries=libraries_of(figures),
-        seed=arguments.seed,
+        seed=seed,
         notes=(f"{int(weights.sum()) + len(passages)} tokens in {len(passages)} passages.", *notes),
     )
 
