@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from openmaas.core.errors import Refused
+from openmaas.tasks.optimization.graphs import drop_unused
 from openmaas.tasks.optimization.trainable.graph import to_proto
 from openmaas.tasks.optimization.trainable.proof import Arrays, prove
 
@@ -86,6 +88,17 @@ class Trainable(nn.Module):  # type: ignore[misc]
         """The initializer of each tensor of state_dict."""
         return {binding.parameter: binding.initializer for binding in self.bindings}
 
+    def to_parameters(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        """Arrays shaped as initializers (masks of them), by and shaped as the parameters that come from these."""
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        found = {}
+        for binding in self.bindings:
+            name = names.get(id(self._tensor(binding)))
+            if binding.initializer in arrays and name is not None:
+                array = torch.from_numpy(np.array(arrays[binding.initializer]))
+                found[name] = array.T if binding.transposed else array.reshape(self._tensor(binding).shape)
+        return found
+
     def node_of(self, module: nn.Module) -> str:
         """The node that a layer is."""
         return next((name for name, one in self.nodes.items() if one is module), type(module).__name__)
@@ -137,6 +150,7 @@ class Trainable(nn.Module):  # type: ignore[misc]
                 raise Refused(f"The weights {name!r} are not finite numbers.", code="not_finite")
         _write_back(model.graph, self.bindings, {name: tensor.detach() for name, tensor in state.items()})
         self._write_shapes(model.graph)
+        drop_unused(model)
         was = self.training
         self.eval()
         try:
@@ -157,8 +171,8 @@ class Trainable(nn.Module):  # type: ignore[misc]
         for node in graph.node:
             module = self.nodes.get(node.name)
             if isinstance(module, nn.modules.conv._ConvNd):
-                for attribute in node.attribute:
-                    attribute.i = module.groups if attribute.name == "group" else attribute.i
+                for attribute in (one for one in node.attribute if one.name == "group"):
+                    attribute.i = module.groups
             start = self.flattens.get(node.name)
             if node.op_type == "Reshape" and start is not None:
                 name = f"{node.name}/flattened"
