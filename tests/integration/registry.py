@@ -9,6 +9,7 @@ from typing import Any
 
 from openmaas.control.aliases import AliasService
 from openmaas.control.approvals import ApprovalService
+from openmaas.control.datasets import DatasetService
 from openmaas.control.garbage import GarbageService
 from openmaas.control.keys import KeyService
 from openmaas.control.models import ModelService
@@ -17,7 +18,8 @@ from openmaas.control.pushes import PushService
 from openmaas.control.uploads import UploadService
 from openmaas.control.versions import VersionService
 from openmaas.core.manifest import Parity
-from openmaas.core.resources import PushResult, UploadFile, UploadInfo, UploadRequest
+from openmaas.core.names import DEFAULT_PROJECT
+from openmaas.core.resources import DatasetPushResult, PushResult, UploadFile, UploadInfo, UploadRequest
 from openmaas.core.settings import Settings
 from openmaas.core.types import Signature, TensorSpec
 from openmaas.formats import Examined
@@ -92,6 +94,7 @@ class Registry:
         self.pushes = PushService(settings, database, self.blobs, self.parts, self.uploads, self.approvals, self.examine)
         self.models = ModelService(database, self._changed, now)
         self.versions = VersionService(database, self.blobs, now)
+        self.datasets = DatasetService(database, self.blobs, now)
         self.aliases = AliasService(database, self._changed, now)
         self.garbage = GarbageService(settings, database, self.blobs, self.parts, now)
         self.keys = KeyService(settings, database, self._changed, now)
@@ -99,17 +102,26 @@ class Registry:
     def _changed(self) -> None:
         self.changes += 1
 
-    def send(self, upload: UploadInfo, files: dict[str, bytes]) -> None:
+    def send(self, upload: UploadInfo, files: dict[str, bytes], project: str = DEFAULT_PROJECT) -> None:
         """All that is missing, in chunks."""
         for data in files.values():
-            while (offset := self.uploads.get(upload.id).offsets.get(digest(data))) is not None:
-                self.uploads.write(upload.id, digest(data), offset, data[offset : offset + upload.chunk_size])
+            while (offset := self.uploads.get(upload.id, project=project).offsets.get(digest(data))) is not None:
+                chunk = data[offset : offset + upload.chunk_size]
+                self.uploads.write(upload.id, digest(data), offset, chunk, project=project)
 
     def push(self, name: str, files: dict[str, bytes] | None = None, **more: Any) -> PushResult:
         files = {"model.bin": b"weights"} if files is None else files
         upload = self.uploads.begin(upload_request(name, files, **more), actor="admin")
         self.send(upload, files)
         return self.pushes.complete(upload.id, actor="admin")
+
+    def push_dataset(
+        self, name: str, files: dict[str, bytes], label: str | None = None, project: str = DEFAULT_PROJECT
+    ) -> DatasetPushResult:
+        request = upload_request(name, files, kind="dataset", label=label, project=project)
+        upload = self.uploads.begin(request, actor="admin", project=project)
+        self.send(upload, files, project)
+        return self.pushes.complete_dataset(upload.id, actor="admin", project=project)
 
     def stored(self) -> set[str]:
         return {sha256 for sha256, _ in self.blobs.list()}

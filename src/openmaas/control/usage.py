@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from openmaas.control.gate_rows import gate_arguments, live_gates, rules_of, target_label
 from openmaas.control.job_rows import OPEN, job_id
 from openmaas.core.errors import Conflict
 from openmaas.core.jobs import KINDS
-from openmaas.store.tables import AliasRow, DeploymentRevisionRow, DeploymentRow, GateRow, JobRow, ModelRow
+from openmaas.store.tables import AliasRow, DeploymentRevisionRow, DeploymentRow, JobRow
 
 
 def refuse_while_deployed(session: Session, what: str, version_ids: Sequence[int]) -> None:
@@ -60,17 +61,13 @@ def refuse_while_in_jobs(session: Session, what: str, version_ids: Sequence[int]
 
 def refuse_while_dataset_gates(session: Session, project: str, references: Collection[str]) -> None:
     """Raises Conflict when the rules of a gate that stands name one of the datasets, given by exact references."""
-    newest = (
-        select(func.max(GateRow.id)).where(GateRow.project == project).group_by(GateRow.model_id, GateRow.target, GateRow.name)
-    )
-    standing = select(GateRow, ModelRow.name).join(ModelRow, ModelRow.id == GateRow.model_id)
-    for gate, model in session.execute(standing.where(GateRow.id.in_(newest), GateRow.rules.is_not(None))):
-        named = msgspec.json.decode(gate.rules or "{}").get("dataset")
+    for model, gate in live_gates(session, project):
+        named = rules_of(gate).dataset
         if named in references:
             raise Conflict(
-                f"The dataset {named} is in use: the gate of {model}'s {gate.target} {gate.name!r} judges by it.",
+                f"The dataset {named} is in use: the gate of {target_label(model.name, gate.target, gate.name)} judges by it.",
                 code="dataset_in_gate",
-                next_step=f"openmaas gate rm {model} {gate.name}, or set the gate with another dataset.",
+                next_step=f"openmaas gate rm {gate_arguments(model.name, gate.target, gate.name)}, or set it with other data.",
             )
 
 
