@@ -14,7 +14,7 @@ PANELS: dict[str, dict[str, str]] = {
     _("Models"): {
         "push": "pushes", "ls": "models", "show": "models", "alias": "aliases", "history": "histories", "rm": "models",
         "pull": "models", "convert": "conversions", "parity": "conversions", "measure": "measurements",
-        "evaluate": "evaluations",
+        "evaluate": "evaluations", "optimize": "optimizations",
         "lineage": "lineage", "gate": "gates",
     },
     _("Data"): {"data": "datasets"},
