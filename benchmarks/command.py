@@ -12,6 +12,11 @@ from rich.console import Console
 
 from benchmarks import pushing, startup
 from benchmarks.cases.case import CASES
+from benchmarks.compression import plot as compression_plot
+from benchmarks.compression import rounds as compression_rounds
+from benchmarks.compression import table as compression_table
+from benchmarks.compression.report import Report as CompressionReport
+from benchmarks.compression.subject import SUBJECTS
 from benchmarks.generation import plot as generation_plot
 from benchmarks.generation import rounds as generation_rounds
 from benchmarks.generation import table as generation_table
@@ -136,6 +141,26 @@ def generation(
     if page:
         picture = "![Decoded tokens a second](../benchmarks/results/generation.png)"
         write_section("generation", "Text generation", f"{picture}\n\n{generation_table.markdown(report)}")
+
+
+@app.command()
+def compression(
+    subjects: Annotated[str, typer.Option(help="Models by name, with commas between.")] = ",".join(SUBJECTS),
+    seconds: Annotated[float, typer.Option(help="That each search may take.")] = 300.0,
+    seeds: Annotated[int, typer.Option(help="Of distillation; 0 leaves it out.")] = 5,
+    page: Page = True,
+    show: Annotated[bool, typer.Option(help="Only draw the last run again.")] = False,
+) -> None:
+    """Recipes by hand, the search beside them, and distillation over several seeds."""
+    if show:
+        report = CompressionReport.load()
+    else:
+        chosen = [SUBJECTS[name] for name in _chosen(subjects, SUBJECTS)]
+        report = compression_rounds.run(chosen, seconds, seeds, console)
+    console.print(compression_table.terminal(report))
+    compression_plot.draw(report)
+    if page:
+        write_section("compression", "Compression", compression_table.markdown(report))
 
 
 _models = models

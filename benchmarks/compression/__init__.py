@@ -1,0 +1,1 @@
+"""What compression reaches: hand-written recipes, the search beside them, and distillation over several seeds."""

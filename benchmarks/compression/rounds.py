@@ -1,0 +1,87 @@
+"""One run: every recipe by hand, then the search for each target, then the best of all side by side."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.compression.commands import CommandFailed, Commands, serving
+from benchmarks.compression.distillation import distil
+from benchmarks.compression.report import Made, Report, Result
+from benchmarks.compression.subject import SUBJECTS, Subject
+from benchmarks.machine import this_machine
+
+TARGETS = ("size", "throughput")
+
+
+def run(subjects: list[Subject], seconds: float, seeds: int, console: Console) -> Report:
+    """Everything that was measured. seconds: that each search may take. seeds: of distillation, 0 leaves it out."""
+    report = Report(date=date.today().isoformat(), machine=this_machine(), seconds=seconds)
+    for subject in subjects:
+        console.print(f"[bold]{subject.title}[/bold]: {subject.prepare()}")
+        with serving() as commands:
+            report.results.append(_compress(subject, commands, seconds, console))
+            if subject is SUBJECTS["digits"] and seeds:
+                report.distillation = distil(commands, seeds, console)
+            report.versions = commands.json("version") if not report.versions else report.versions
+        report.save()
+    return report
+
+
+def _compress(subject: Subject, commands: Commands, seconds: float, console: Console) -> Result:
+    name = subject.name
+    commands.run("push", subject.folder / "model", "--name", name)
+    for part in ("train", "test"):
+        commands.run("data", "push", subject.data(part), "--name", f"{name}-{part}")
+    commands.wait_for_jobs()
+    result = Result(subject=name, title=subject.title, said=subject.prepare(), batch=subject.batch)
+    for recipe in subject.recipes:
+        result.made.append(_make(subject, commands, recipe.stem, "--recipe", recipe))
+        console.print(f"  {result.made[-1]}")
+    for target in TARGETS:
+        arguments = ("--auto", "--target", target, "--max-loss", subject.max_loss, "--seconds", str(seconds))
+        made = _make(subject, commands, f"auto, {target}", *arguments)
+        result.made.append(made)
+        console.print(f"  {made}")
+    _side_by_side(subject, commands, result, console)
+    return result
+
+
+def _make(subject: Subject, commands: Commands, label: str, *arguments: str | Path) -> Made:
+    began = time.perf_counter()
+    data = ("--data", f"{subject.name}-train", "--eval", f"{subject.name}-test")
+    metric = ("--metric", subject.metric) if subject.metric else ()
+    try:
+        job = commands.json("optimize", f"{subject.name}:1", *arguments, *data, *metric)
+    except CommandFailed as failed:
+        return Made(label=label, seconds=time.perf_counter() - began, failed=str(failed))
+    commands.wait_for_jobs()
+    result: dict[str, Any] = job["result"]
+    comparison = result["comparison"]
+    version = result.get("version") or comparison.get("recommended") or ""
+    return Made(
+        label=label,
+        seconds=time.perf_counter() - began,
+        version=version,
+        comparison=comparison,
+        why=comparison.get("why", ""),
+    )
+
+
+def _side_by_side(subject: Subject, commands: Commands, result: Result, console: Console) -> None:
+    """All versions once more in one alternating run, the version that was pushed first; figures are compared in here only."""
+    versions = list(dict.fromkeys(one.version for one in result.made if one.version and one.version != f"{subject.name}:1"))
+    console.print(f"  side by side: {', '.join(versions)}")
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.html"
+        plain = f"{subject.name}:1"
+        job = commands.json(
+            "compare", plain, plain, *versions, "--engines", ",".join(["onnxruntime", "", *("" for _ in versions)]),
+            "--data", f"{subject.name}-test", "--report", report,
+        )  # fmt: skip
+    result.comparison = job["result"]["comparison"]

@@ -1,0 +1,82 @@
+"""A report as tables, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from benchmarks.compression.report import Distillation, Report, Result, Row
+
+
+def header(result: Result) -> list[str]:
+    return [
+        "made by", "engine", "file", "times smaller", f"rows/s at batch {result.batch}", "times as fast", "p50 ms at batch 1",
+        "quality", "lost (95% bound)", "least cosine",
+    ]  # fmt: skip
+
+
+def cells(row: Row) -> list[str]:
+    lost = (
+        "–"
+        if row.loss is None
+        else f"{row.loss:.2%} (≤ {row.loss_high:.2%})"
+        if row.loss_high is not None
+        else f"{row.loss:.2%}"
+    )
+    return [
+        row.label, row.engine, _bytes(row.size), f"{row.smaller:.1f}", rate, f"{row.faster:.2f}", p50, row.quality, lost, least,
+    ]  # fmt: skip
+
+
+def terminal(report: Report) -> RenderableType:
+    tables: list[RenderableType] = []
+    for result in report.results:
+        table = Table(title=f"{result.title}: {result.said}", header_style="bold", caption="\n".join(_failures(result)))
+        for name in header(result):
+            table.add_column(name)
+        for row in result.rows():
+            table.add_row(*cells(row), style="dim" if row.dominated else "")
+        tables.append(table)
+    if report.distillation is not None:
+        tables.append(distilled(report.distillation))
+    return Group(*tables)
+
+
+def markdown(report: Report) -> str:
+    parts = [f"{report.date}, {report.machine}; each search at most {report.seconds:.0f} s."]
+    for result in report.results:
+        names = header(result)
+        lines = [
+            f"### {result.title}",
+            "",
+            f"{result.said}.",
+            "",
+            f"![Pareto front](../benchmarks/results/compression-{result.subject}.png)",
+            "",
+        ]
+        lines += [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+        lines += [f"| {' | '.join(cells(row))} |" for row in result.rows()]
+        lines += ["", *(f"- {text}" for text in _failures(result))]
+        lines += [f"- {one.label}: {one.seconds:.0f} s. {one.why}" for one in result.made if one.label.startswith("auto")]
+        parts.append("\n".join(lines))
+    if report.distillation is not None:
+        parts.append(f"### Distillation\n\n{distilled(report.distillation)}")
+    return "\n\n".join(parts)
+
+
+def distilled(found: Distillation) -> str:
+    """The gain over all seeds in a sentence, and the accuracies."""
+    gain, half = found.gain()
+    taught, alone = (", ".join(f"{value:.4f}" for value in side) for side in (found.taught, found.alone))
+    return (
+        f"The student of `{found.recipe['steps'][0]}` on digits, {len(found.taught)} seeds: with a teacher {taught}; the same "
+        f"student, rows and seeds without one {alone}. Gain {gain:+.2%} ± {half:.2%} (95%, Student's t over pairs)."
+    )
+
+
+def _failures(result: Result) -> list[str]:
+    return [f"{one.label}: {one.failed}" for one in result.made if one.failed]
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
