@@ -211,9 +211,9 @@ class DummyMeasureArguments(DummyArguments, frozen=True, kw_only=True):
         return True
 
 
-def recipe_of(to: str, weights: str = "") -> str:
-    """How a converted version was made, as it is kept with it."""
-    made = {"to": to, "weights": weights} if weights else {"to": to}
+def recipe_of(to: str, weights: str = "", calibrated: str = "") -> str:
+    """How a converted version was made, as it is kept with it. calibrated: the dataset that its weights were chosen on."""
+    made = {name: value for name, value in (("to", to), ("weights", weights), ("calibrated", calibrated)) if value}
     return msgspec.json.encode({"convert": made}).decode()
 
 
