@@ -242,8 +242,8 @@ class Cast(Pass, frozen=True, kw_only=True):
 
 
 class Convert(Pass, frozen=True, kw_only=True):
-    """Another kind of artifact, as `openmaas convert` makes it. weights: of a text generator; calibrated: its int4 or int8
-    weights are chosen on data (activation-aware scales)."""
+    """Another kind of artifact, as `openmaas convert` makes it. weights: of a text generator; calibrated: its int4 weights are
+    chosen on data (activation-aware scales)."""
 
     name: ClassVar[str] = "convert"
     to: Target
@@ -253,6 +253,13 @@ class Convert(Pass, frozen=True, kw_only=True):
     @property
     def needs_data(self) -> Literal["", "inputs", "labels"]:
         return "inputs" if self.calibrated else ""
+
+    def check(self) -> None:
+        super().check()
+        if self.calibrated and self.weights != "int4":
+            raise ValueError(
+                f"calibrated belongs to int4 weights, not to {self.weights or 'none'}: others are rounded as they are"
+            )
 
 
 class Compress(Pass, frozen=True, kw_only=True):

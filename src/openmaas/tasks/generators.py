@@ -31,7 +31,7 @@ from openmaas.formats.description import FILE_NAME
 from openmaas.tasks.base import Job
 from openmaas.tasks.candidate import Candidate, Failed
 from openmaas.tasks.forced import Held, hold, tolerance
-from openmaas.tasks.passages import Passages, given_passages, passages_of
+from openmaas.tasks.passages import Ids, Passages, given_passages, passages_of
 
 STREAMS = (1, 8)
 _ROUNDS = 3
@@ -51,16 +51,28 @@ class _Source(NamedTuple):
     artifact: Artifact
 
 
-def convert_generator(job: Job, arguments: ConvertArguments, manifest: Manifest, folder: Path) -> dict[str, Any]:
+class Calibration(NamedTuple):
+    """What int4 weights are chosen on: passages of a dataset, `origin` its exact reference."""
+
+    ids: Sequence[Ids] = ()
+    origin: str = ""
+
+
+_NOT_CALIBRATED = Calibration()
+
+
+def convert_generator(
+    job: Job, arguments: ConvertArguments, manifest: Manifest, folder: Path, calibration: Calibration = _NOT_CALIBRATED
+) -> dict[str, Any]:
     """The job for a version that generates text: its result names the new version, its weights and what was compared.
 
     Raises Refused where nothing stays within the tolerance, InvalidInput where it cannot be converted, Unavailable where the
     environment cannot be made, and DeadlineExceeded.
     """
     source = _Source(arguments.version, manifest, folder, _artifact(arguments, manifest))
-    if (known := _known(job, source.reference, arguments.weights)) is not None:
+    if (known := _known(job, source.reference, arguments.weights, calibration.origin)) is not None:
         return known
-    return _Field(job, source, arguments.weights).run()
+    return _Field(job, source, arguments.weights, calibration).run()
 
 
 def _artifact(arguments: ConvertArguments, manifest: Manifest) -> Artifact:
@@ -77,14 +89,15 @@ def _artifact(arguments: ConvertArguments, manifest: Manifest) -> Artifact:
     return artifact
 
 
-def _known(job: Job, reference: str, weights: str) -> dict[str, Any] | None:
+def _known(job: Job, reference: str, weights: str, calibrated: str = "") -> dict[str, Any] | None:
     """The result of before, where the source was converted to these weights, or measured on this processor."""
     if weights == "auto":
         found = job.client.show(reference).measurement
         best = msgspec.convert(found, Measurement, strict=False).best(processor().cores) if found else None
         weights = best.choice.precision if best is not None else ""
     made = (one for one in job.client.versions(reference.partition(":")[0]) if one.parent == reference)
-    same = next((one for one in made if weights and weights_of(one.recipe) == weights), None)
+    recipe = recipe_of(GENERATOR_TARGET, weights, calibrated)
+    same = next((one for one in made if weights and one.recipe == recipe), None)
     if same is None:
         return None
     version = f"{same.model}:{same.number}"
@@ -128,8 +141,9 @@ class _Entrant:
 class _Field:
     """All weights that one job makes of a source."""
 
-    def __init__(self, job: Job, source: _Source, weights: str) -> None:
+    def __init__(self, job: Job, source: _Source, weights: str, calibration: Calibration) -> None:
         self._job = job
+        self._calibration = calibration
         self._source = source
         self._auto = weights == "auto"
         self._start = time.monotonic()
@@ -141,7 +155,10 @@ class _Field:
         self._leave_out_bf16()
         passages = passages_of(source.manifest, source.folder)
         job.log(f"Compared on {passages.tokens} tokens of a text that is {passages.origin}.")
-        _make(job, source, [one.weights for one in self._fitting], passages, self._output)
+        if self._calibration.ids:
+            tokens = sum(map(len, self._calibration.ids))
+            job.log(f"Weights are chosen on {tokens} tokens of {self._calibration.origin} (AWQ and estimated scales).")
+        _make(job, source, [one.weights for one in self._fitting], passages, self._output, self._calibration)
         for one in self._fitting:
             job.progress(f"comparing {one.weights} with the source")
             self._compare(one, passages)
@@ -276,7 +293,7 @@ class _Field:
             sample=sample,
             parity=msgspec.to_builtins(parity),
             parent=self._source.reference,
-            recipe=recipe_of(GENERATOR_TARGET, one.weights),
+            recipe=recipe_of(GENERATOR_TARGET, one.weights, self._calibration.origin),
         )
 
 
@@ -306,7 +323,14 @@ def compare_generator(job: Job, arguments: ParityArguments, manifest: Manifest, 
     return {"version": arguments.version, "rows": passages.tokens, "parity": [msgspec.to_builtins(parity)]}
 
 
-def _make(job: Job, source: _Source, weights: Sequence[str], passages: Passages, output: Path) -> None:
+def _make(
+    job: Job,
+    source: _Source,
+    weights: Sequence[str],
+    passages: Passages,
+    output: Path,
+    calibration: Calibration = _NOT_CALIBRATED,
+) -> None:
     """Folders of the weights, and the source's logits, below `output`."""
     _, chain = find_route([source.artifact], GENERATOR_TARGET)
     output.mkdir(parents=True)
@@ -320,7 +344,12 @@ def _make(job: Job, source: _Source, weights: Sequence[str], passages: Passages,
                 sample={},
                 output=output,
                 python=job.environment(converter.environment),
-                options={"weights": list(weights), "prompts": passages.ids, "timeout": job.settings.convert_timeout},
+                options={
+                    "weights": list(weights),
+                    "prompts": passages.ids,
+                    "calibration": list(calibration.ids),
+                    "timeout": job.settings.convert_timeout,
+                },
                 log=job.log,
                 tell=job.progress,
             )

@@ -21,18 +21,20 @@ from openmaas.core.errors import InvalidInput, Refused
 from openmaas.core.evaluations import Entrant, VersionComparison
 from openmaas.core.jobs import GENERATOR_TARGET, ConvertArguments, OptimizeArguments
 from openmaas.core.manifest import Manifest
-from openmaas.core.recipes import Convert, Recipe
+from openmaas.core.recipes import Convert, Pass, Recipe
 from openmaas.tasks.base import Job
-from openmaas.tasks.generators import convert_generator
+from openmaas.tasks.generators import Calibration, convert_generator
 from openmaas.tasks.optimization.answering import Answering
 from openmaas.tasks.optimization.automatic import search
 from openmaas.tasks.optimization.ground import Ground, lay, measure, renamed
 from openmaas.tasks.optimization.results import bounded, result_of
 from openmaas.tasks.optimization.runner import Runner
 from openmaas.tasks.optimization.variants import build, loss_told, register
+from openmaas.tasks.perplexity import passages_of_dataset
 
 _TIMING: Final = 20.0  # seconds that parent and variant are timed
 _CHOOSING: Final = 12.0  # seconds in which a variant's engine is found
+_CALIBRATED: Final = 128  # passages that a generator's weights are chosen on, as many as NNCF takes by itself
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def _generator(job: Job, arguments: OptimizeArguments, manifest: Manifest, folde
     """One that generates text has its weights converted, which compares and times them itself."""
     recipe = arguments.steps
     step = recipe.steps[0] if recipe is not None and len(recipe.steps) == 1 else None
-    if recipe is not None and not (isinstance(step, Convert) and step.to == GENERATOR_TARGET and not step.calibrated):
+    if recipe is not None and not (isinstance(step, Convert) and step.to == GENERATOR_TARGET):
         raise InvalidInput(
             f"{arguments.version} generates text: no pass but the conversion of its weights is made for such a model.",
             code="pass_not_applicable",
@@ -101,5 +103,17 @@ def _generator(job: Job, arguments: OptimizeArguments, manifest: Manifest, folde
         )
     weights = step.weights if isinstance(step, Convert) and step.weights else "auto"
     asked = ConvertArguments(version=arguments.version, to=GENERATOR_TARGET, weights=weights)
-    result = convert_generator(job, asked, manifest, folder)
+    result = convert_generator(job, asked, manifest, folder, _calibration(job, arguments, step, manifest, folder))
     return {**result, "versions": [result["version"]], "notes": []}
+
+
+def _calibration(job: Job, arguments: OptimizeArguments, step: Pass | None, manifest: Manifest, folder: Path) -> Calibration:
+    """Passages of the training set, where the step asks for it."""
+    if not isinstance(step, Convert) or not step.calibrated:
+        return Calibration()
+    assert manifest.generator is not None
+    dataset, rows = job.dataset(arguments.data)
+    ids, notes = passages_of_dataset(manifest.generator, folder, dataset, rows, _CALIBRATED, arguments.seed)
+    for note in notes:
+        job.log(note)
+    return Calibration(ids, arguments.data)

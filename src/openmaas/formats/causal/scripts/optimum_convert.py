@@ -1,8 +1,9 @@
 """Convert with optimum-intel, and say what transformers itself answers. Run as a file by the environment's own interpreter.
 
 The request on stdin: {"path": folder of the source, "output": folder, "weights": [bf16, int8, int4 …], "prompts": [[token
-ids]], "parent": process id}. Written: a folder for each of the weights, in which the model, its tokenizer and its configuration
-lie, and `logits-N.npy`, FP32 [tokens, vocabulary], for each prompt.
+ids]], "calibration": [[token ids]] that int4 weights are chosen on, "parent": process id}. Written: a folder for each of the
+weights, in which the model, its tokenizer and its configuration lie, and `logits-N.npy`, FP32 [tokens, vocabulary], for each
+prompt.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
     _export(request["path"], exported)
     for weights in request["weights"]:
         _tell(f"compressing to {weights}")
-        _compress(exported, weights, output / weights)
+        _compress(exported, weights, output / weights, request["calibration"])
     shutil.rmtree(exported)
 
 
@@ -92,7 +93,7 @@ def _export(path: str, exported: Path) -> None:
     )
 
 
-def _compress(exported: Path, weights: str, folder: Path) -> None:
+def _compress(exported: Path, weights: str, folder: Path, calibration: list[list[int]]) -> None:
     import openvino
 
     folder.mkdir()
@@ -100,7 +101,7 @@ def _compress(exported: Path, weights: str, folder: Path) -> None:
     if weights == "bf16":
         _round(model)
     else:
-        _quantise(model, weights)
+        _quantise(model, weights, calibration)
     openvino.save_model(model, folder / _MODEL, compress_to_fp16=False)
     del model
     for file in exported.iterdir():
@@ -123,19 +124,39 @@ def _round(model: Any) -> None:
             target.replace_source_output(back.output(0))
 
 
-def _quantise(model: Any, weights: str) -> None:
+def _quantise(model: Any, weights: str, calibration: list[list[int]]) -> None:
     import nncf
 
     if weights == "int8":
         nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
         return
+    chosen: dict[str, Any] = {}
+    if calibration:
+        # AWQ scales what large activations meet (Lin et al. 2023); the scales of the groups are then fitted to the activations.
+        rows = [_fed(model, ids) for ids in calibration]
+        chosen = {"dataset": nncf.Dataset(rows), "subset_size": len(rows), "awq": True, "scale_estimation": True}
     nncf.compress_weights(
         model,
         mode=nncf.CompressWeightsMode.INT4_ASYM,
         ratio=1.0,
         group_size=_GROUP,
         advanced_parameters=nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST),
+        **chosen,
     )
+
+
+def _fed(model: Any, ids: list[int]) -> dict[str, Any]:
+    """What the model takes for a passage from its beginning."""
+    import numpy as np
+
+    rows = {
+        "input_ids": np.array([ids]),
+        "attention_mask": np.ones((1, len(ids)), np.int64),
+        "position_ids": np.arange(len(ids))[None],
+        "beam_idx": np.zeros(1, np.int32),
+    }
+    names = {name for one in model.inputs for name in one.get_names()}
+    return {name: array for name, array in rows.items() if name in names}
 
 
 if __name__ == "__main__":
