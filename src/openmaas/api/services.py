@@ -27,6 +27,7 @@ from openmaas.control.parts import Parts
 from openmaas.control.pushes import PushService
 from openmaas.control.status import StatusService
 from openmaas.control.uploads import UploadService
+from openmaas.control.variants import VariantService
 from openmaas.control.versions import VersionService
 from openmaas.core.settings import Settings
 from openmaas.store.blobs import open_blobs
@@ -53,6 +54,7 @@ class Services:
     jobs: JobService
     measurements: MeasurementService
     evaluations: EvaluationService
+    variants: VariantService
     status: StatusService
     doctor: DoctorService
 
@@ -101,6 +103,7 @@ def build_services(settings: Settings, database: Database, fleet: Fleet, changed
         jobs=jobs,
         measurements=measurements,
         evaluations=EvaluationService(database, jobs),
+        variants=VariantService(jobs),
         status=StatusService(settings, database, fleet, deployments, jobs),
         doctor=DoctorService(settings, database, blobs, fleet, deployments),
     )

@@ -16,6 +16,7 @@ from openmaas.control.gate_rows import refuse_while_baseline
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
 from openmaas.control.references import find_model, find_version
 from openmaas.control.usage import refuse_while_aliased, refuse_while_deployed, refuse_while_in_jobs
+from openmaas.control.variants import newest_variant
 from openmaas.core.errors import InvalidInput, NotFound
 from openmaas.core.manifest import FileEntry
 from openmaas.core.names import DEFAULT_PROJECT, parse_reference
@@ -76,7 +77,8 @@ class VersionService:
         with self._database.read() as session:
             model, version = find_version(session, project, reference)
             measurement, job = self._measured(session, version)
-            return replace(version_info(session, model, version), measurement=measurement, measuring=job)
+            info = version_info(session, model, version)
+            return replace(info, measurement=measurement, measuring=job, variant=newest_variant(session, version))
 
     def change(self, reference: str, change: VersionChange, *, project: str = DEFAULT_PROJECT) -> VersionInfo:
         """Replace its metadata or card. Raises NotFound, and TooLarge or InvalidInput for what cannot be kept."""

@@ -44,7 +44,9 @@ class VersionInfo:
     """A version, whole. `manifest` is openmaas.core.manifest.Manifest as JSON; `digest` is its SHA-256.
 
     measurement: openmaas.core.measurement.Measurement as JSON, the newest on this server's processor, with the `job` and `at`;
-    measuring: id of a job that is at it. Both are only told of a version that is asked for by itself.
+    measuring: id of a job that is at it. variant: openmaas.core.evaluations.Entrant as JSON, what the newest comparison with a
+    version that it was made of said, with `baseline`, `baseline_figures`, `metric`, `dataset`, `job` and `at`. All three are
+    only told of a version that is asked for by itself.
     """
 
     model: str
@@ -64,6 +66,7 @@ class VersionInfo:
     recipe: str | None
     measurement: dict[str, Any] | None = None
     measuring: str | None = None
+    variant: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
