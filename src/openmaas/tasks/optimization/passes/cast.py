@@ -1,8 +1,8 @@
 """Weights kept in 16 bits. Every engine here makes float32 of them when it loads, and computes as before.
 
-On processors, onnxruntime has hardly any kernels for numbers of 16 bits: it would put casts around every node. OpenVINO computes
-in the precision that it is told to, whatever the file has: for bfloat16 that is the engine choice openvino:bf16. So the file
-becomes half as large, answers move by the rounding of the weights alone, and no engine becomes slower.
+On processors, onnxruntime has hardly any kernels for numbers of 16 bits: it would put casts around every node. OpenVINO
+computes in the precision that it is told to, whatever the file has: for bfloat16 that is the engine choice openvino:bf16. So
+the file becomes half as large, answers move by the rounding of the weights alone, and no engine becomes slower.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def run(piece: Piece, parameters: Cast, bench: Bench) -> Piece:
     }
     if not chosen:
         types = ", ".join(sorted({onnx.TensorProto.DataType.Name(one.data_type) for one in model.graph.initializer})) or "none"
-        raise cannot(
-            parameters, f"no node has float32 weights that could be cast (weights are {types})", "Leave the step out."
-        )
+        raise cannot(parameters, f"no node has float32 weights that could be cast (weights are {types})", "Leave the step out.")
     _require_range(parameters, chosen)
     bench.progress("casting")
     _cast(model, chosen, parameters.to)

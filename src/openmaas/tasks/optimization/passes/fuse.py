@@ -30,12 +30,14 @@ def run(piece: Piece, parameters: Fuse, bench: Bench) -> Piece:
         bench.progress("fusing batch normalisation")
         model = _fuse_batch_norm(model)
         if left := _nodes(model)["BatchNormalization"]:
-            notes.append(f"{left} batch normalisations stay: no convolution or linear layer is right before them.")
+            notes.append(
+                f"{left} batch normalisations stay: no layer with float weights is right before them."
+            )
     if parameters.what in ("graph", "all"):
         bench.progress("fusing the graph")
         fused = _fuse_graph(model, bench.folder)
         if fused.ByteSize() > size * _GROWTH:
-            notes.append("The graph's constants were not folded: the file would become larger, since its weights have few bits.")
+            notes.append("Constants were not folded: the file would become larger, since its weights have few bits.")
         elif foreign := _domains(fused) - _domains(model):
             notes.append(f"The graph was not fused: onnxruntime would write operators of {', '.join(sorted(foreign))}.")
         else:
@@ -59,13 +61,14 @@ def run(piece: Piece, parameters: Fuse, bench: Bench) -> Piece:
 def _fuse_batch_norm(model: Any) -> Any:
     import onnx
     from onnxscript import rewriter
-    from onnxscript.rewriter.rules.common import (
-        fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule,
-    )  # fmt: skip
+    from onnxscript.rewriter.rules import common
 
     if not _nodes(model)["BatchNormalization"]:
         return model
-    rules = [fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule]
+    rules = [
+        common.fuse_batchnorm_into_conv_rule, common.fuse_batchnorm_into_conv_transpose_rule,
+        common.fuse_batchnorm_into_gemm_rule,
+    ]  # fmt: skip
     shaped = onnx.shape_inference.infer_shapes(model)
     fused = rewriter.rewrite(shaped, pattern_rewrite_rules=rules)
     del fused.graph.value_info[:]
@@ -76,8 +79,6 @@ def _fuse_graph(model: Any, folder: Path) -> Any:
     """By onnxruntime at its basic level, which is free of the processor that it runs on."""
     import onnxruntime
 
-    from openmaas.tasks.optimization.graphs import write_graph
-
     place = folder / "before"
     place.mkdir()
     target = place / "fused.onnx"
@@ -86,9 +87,7 @@ def _fuse_graph(model: Any, folder: Path) -> Any:
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    onnxruntime.InferenceSession(
-        place / write_graph(model, place).entry, options, providers=["CPUExecutionProvider"]
-    )
+    onnxruntime.InferenceSession(place / write_graph(model, place).entry, options, providers=["CPUExecutionProvider"])
     fused = read_graph(target)
     for path in place.iterdir():
         path.unlink()

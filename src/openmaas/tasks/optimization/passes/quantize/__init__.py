@@ -104,16 +104,14 @@ class _Quantisation:
         """A copy of the model with these layers quantised."""
         parameters, bench, model = self._parameters, self._bench, copy.deepcopy(self._model)
         if parameters.method == "dynamic":
-            made = integers.dynamic(model, layers, parameters)
-        elif parameters.method == "static":
+            return integers.dynamic(model, layers, parameters)
+        if parameters.method == "static":
             total = len(self._batches)
-            made = integers.static(
+            return integers.static(
                 model, layers, parameters, self._batches, lambda done: bench.progress("calibrating", done, total),
                 Path(self._scratch.name), alone,
             )  # fmt: skip
-        else:
-            made = stored.store(model, layers, parameters, bench.seed)
-        return made
+        return stored.store(model, layers, parameters, bench.seed)
 
     def close(self) -> None:
         self._scratch.cleanup()
@@ -136,7 +134,8 @@ def _scheme(parameters: Quantize) -> str:
     each = "each channel" if parameters.per_channel else "each tensor"
     if parameters.method in ("dynamic", "static"):
         kind = "symmetric" if parameters.symmetric else "asymmetric"
-        ranges = f"{kind} inputs by {parameters.calibration}" if parameters.method == "static" else "inputs by their range at each call"
+        fixed = parameters.method == "static"
+        ranges = f"{kind} inputs by {parameters.calibration}" if fixed else "inputs by their range at each call"
         return f"int8 weights, a scale for {each}, {ranges}"
     kind = "symmetric" if parameters.symmetric else "min-max"
     if parameters.method == "weights" and parameters.group:

@@ -36,11 +36,11 @@ def dynamic(model: Any, layers: Sequence[Layer], parameters: Quantize) -> Any:
         quantize_dynamic(
             _shaped(model),
             path,
-            op_types_to_quantize=sorted({op for layer in computed for op in ("MatMul" if layer.op == "Gemm" else layer.op, layer.op)}),
+            op_types_to_quantize=sorted({"MatMul" if layer.op == "Gemm" else layer.op for layer in computed}),
             per_channel=parameters.per_channel,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=_names(computed),
-            extra_options={"WeightSymmetric": True},
+            extra_options={"WeightSymmetric": parameters.symmetric},
         )
         return _read(path)
 
@@ -136,7 +136,7 @@ def _tables_stored(model: Any, layers: Sequence[Layer], parameters: Quantize) ->
 
 def _names(layers: Sequence[Layer]) -> list[str]:
     """As the quantiser knows them: it makes a MatMul of each Gemm first, and gives it another name."""
-    return [name for layer in layers for name in ((layer.name, f"{layer.name}_MatMul") if layer.op == "Gemm" else (layer.name,))]
+    return [layer.name for layer in layers] + [f"{layer.name}_MatMul" for layer in layers if layer.op == "Gemm"]
 
 
 def _shaped(model: Any) -> Any:

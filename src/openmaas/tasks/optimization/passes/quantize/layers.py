@@ -16,7 +16,8 @@ from openmaas.tasks.optimization.graphs import constants, label_of
 
 FLOATS: Final = frozenset({1, 10, 11, 16})  # FLOAT, FLOAT16, DOUBLE and BFLOAT16 of onnx.TensorProto
 _PLACES: Final = {
-    "MatMul": (1,), "Gemm": (1,), "Conv": (1,), "ConvTranspose": (1,), "Gather": (0,), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
+    "MatMul": (1,), "Gemm": (1,), "Conv": (1,), "ConvTranspose": (1,), "Gather": (0,), "LSTM": (1, 2), "GRU": (1, 2),
+    "RNN": (1, 2),
 }  # fmt: skip
 _LEAST: Final = 32
 """Weights below which the numbers that a quantised tensor needs besides are as many as it has."""

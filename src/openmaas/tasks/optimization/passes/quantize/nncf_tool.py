@@ -65,7 +65,7 @@ def run(piece: Piece, parameters: Quantize, bench: Bench) -> Piece:
     best = max(trials, key=lambda trial: trial.cosine)
     for other in trials:
         if other is not best:
-            bench.log(f"{_told(other)} has a least cosine of {other.cosine:.4f}, {_told(best)} of {best.cosine:.4f}: that is kept")
+            bench.log(f"scales {_told(best)} are kept: a least cosine of {best.cosine:.4f}, {_told(other)} {other.cosine:.4f}")
             shutil.rmtree(other.folder)
     artifact, left, cosine = best.artifact, best.left, best.cosine
     facts = {
@@ -93,7 +93,7 @@ class _Trial(NamedTuple):
 
 
 def _told(trial: _Trial) -> str:
-    return "with scales chosen on data, it" if trial.aware else "with plain scales, it"
+    return "fitted on data" if trial.aware else "of the weights alone"
 
 
 def _quantised(piece: Piece, parameters: Quantize, dataset: _Batches, ignored: Sequence[str]) -> Any:
@@ -130,18 +130,17 @@ def _calibrated(parameters: Quantize, bench: Bench) -> bool:
 
 def _static(model: Any, parameters: Quantize, dataset: Any, ignored: Sequence[str]) -> Any:
     import nncf
+    from nncf.quantization import range_estimator
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
-    from nncf.quantization.range_estimator import (
-        AggregatorType, RangeEstimatorParameters, StatisticsCollectorParameters, StatisticsType,
-    )  # fmt: skip
 
     advanced: dict[str, Any] = {"weights_quantization_params": QuantizationParameters(per_channel=parameters.per_channel)}
     if parameters.calibration == "percentile":
-        end = StatisticsCollectorParameters(
-            statistics_type=StatisticsType.QUANTILE, aggregator_type=AggregatorType.MEAN,
+        end = range_estimator.StatisticsCollectorParameters(
+            statistics_type=range_estimator.StatisticsType.QUANTILE,
+            aggregator_type=range_estimator.AggregatorType.MEAN,
             quantile_outlier_prob=1 - parameters.percentile / 100,
-        )  # fmt: skip
-        advanced["activations_range_estimator_params"] = RangeEstimatorParameters(min=end, max=end)
+        )
+        advanced["activations_range_estimator_params"] = range_estimator.RangeEstimatorParameters(min=end, max=end)
     return nncf.quantize(
         model,
         dataset.dataset(),

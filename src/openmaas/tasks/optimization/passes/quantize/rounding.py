@@ -1,8 +1,9 @@
 """Affine quantisation of arrays: codes of a few bits, a scale and a zero for each channel, group or tensor.
 
-weight ≈ (code − zero) · scale. The range always holds 0, which has a code of its own, so that pruned weights stay 0. Rounded to
-the nearest, a weight moves by half a step (one scale) at most; stochastic rounding moves it by less than a step and is right on
-average. After Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference".
+weight ≈ (code − zero) · scale. The range always holds 0, which has a code of its own, so that pruned weights stay 0. Rounded
+to the nearest, a weight moves by half a step (one scale) at most; stochastic rounding moves it by less than a step and is
+right on average. After Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference".
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 
 class Codes(NamedTuple):
-    """codes: uint8 as the array has its shape. scale: float32, zero: uint8, with all axes kept, of length 1 where it is shared."""
+    """codes: uint8 in the array's shape. scale: float32, zero: uint8, with all axes kept, of length 1 where it is shared."""
 
     codes: NDArray[np.uint8]
     scale: NDArray[np.float32]

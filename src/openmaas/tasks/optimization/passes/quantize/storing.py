@@ -1,7 +1,7 @@
 """Weights kept with few bits in an ONNX graph: codes as initializers, and nodes that make numbers of them.
 
-restored   Cast, Sub and Mul in front of the layer. Every engine folds them when it loads, so that it computes in float with just
-           the rounded weights, as fast as before. (Behind DequantizeLinear onnxruntime and OpenVINO would quantise the
+restored   Cast, Sub and Mul in front of the layer. Every engine folds them when it loads, so that it computes in float with
+           just the rounded weights, as fast as before. (Behind DequantizeLinear onnxruntime and OpenVINO would quantise the
            layer's inputs as well.)
 compact    DequantizeLinear, whole channels or groups, for MatMul: engines keep the codes in memory and have kernels for them.
 gathered   rows of a table are looked up as codes, and only they become numbers.
@@ -9,6 +9,7 @@ gathered   rows of a table are looked up as codes, and only they become numbers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from openmaas.tasks.optimization.graphs import tensor_of
 from openmaas.tasks.optimization.passes.quantize.rounding import Codes
 
+_NONE: Final[Mapping[str, int]] = {}
 _FLOAT: Final = 1  # onnx.TensorProto.FLOAT
 NIBBLES_FROM: Final = 21
 """The first ONNX operator set whose Cast and DequantizeLinear know numbers of 4 bits and groups."""
@@ -33,7 +35,7 @@ class Store:
         self._taken |= {tensor.name for tensor in model.graph.initializer}
         self._made: dict[tuple[str, str], str] = {}
         self._nodes: list[Any] = []
-        self._at: dict[str, tuple[int, list[Any]]] = {}
+        self._at: dict[str, list[Any]] = {}
 
     @property
     def nibbles(self) -> bool:
@@ -46,11 +48,11 @@ class Store:
         key = (weight, "restored")
         if key not in self._made:
             small = self._codes(weight, codes.codes, bits)
-            value = self._node("Cast", [small], weight, to=_FLOAT)
+            value = self._node("Cast", [small], weight, {"to": _FLOAT})
             if codes.zero.any():
                 value = self._node("Sub", [value, self._tensor(weight, codes.zero.astype(np.float32), "z")], weight)
             value = self._node("Mul", [value, self._tensor(weight, codes.scale, "s")], weight)
-            self._made[key] = value if datatype == _FLOAT else self._node("Cast", [value], weight, to=datatype)
+            self._made[key] = value if datatype == _FLOAT else self._node("Cast", [value], weight, {"to": datatype})
         node.input[place] = self._made[key]
 
     def compact(self, node: Any, place: int, codes: Codes, bits: int, axis: int, group: int = 0) -> None:
@@ -65,7 +67,7 @@ class Store:
                 scale, zero = scale.reshape(()), zero.reshape(())
             inputs = [self._codes(weight, codes.codes, bits), self._tensor(weight, scale, "s"), self._codes(weight, zero, bits)]
             options = {"axis": axis} | ({"block_size": group} if group else {})
-            self._made[key] = self._node("DequantizeLinear", inputs, weight, **options)
+            self._made[key] = self._node("DequantizeLinear", inputs, weight, options)
         node.input[place] = self._made[key]
 
     def gathered(self, node: Any, codes: Codes, bits: int, datatype: int = _FLOAT) -> None:
@@ -82,14 +84,14 @@ class Store:
             name = self._once(weight, suffix, lambda: self._tensor(weight, kept, suffix))
             return self._later(after, "Gather", [name, index], f"{output}.{suffix}") if kept.ndim else name
 
-        value = self._later(after, "Cast", [node.output[0]], f"{output}.c", to=_FLOAT)
+        value = self._later(after, "Cast", [node.output[0]], f"{output}.c", {"to": _FLOAT})
         if codes.zero.any():
             value = self._later(after, "Sub", [value, rows(codes.zero.astype(np.float32), "z")], f"{output}.d")
         last = output if datatype == _FLOAT else f"{output}.f"
         value = self._later(after, "Mul", [value, rows(codes.scale, "s")], last, exact=datatype == _FLOAT)
         if datatype != _FLOAT:
-            self._later(after, "Cast", [value], output, exact=True, to=datatype)
-        self._at[node.name] = (len(self._at), after)
+            self._later(after, "Cast", [value], output, {"to": datatype}, exact=True)
+        self._at[node.name] = after
         return None
 
     def finish(self) -> None:
@@ -100,7 +102,7 @@ class Store:
         order = [*self._nodes]
         for node in graph.node:
             order.append(node)
-            order += self._at.get(node.name, (0, []))[1]
+            order += self._at.get(node.name, ())
         constant = [node for node in order if node.op_type == "Constant"]  # before those that read them
         copies = [_copy(node) for node in (*constant, *(node for node in order if node.op_type != "Constant"))]
         del graph.node[:]
@@ -126,14 +128,17 @@ class Store:
             self._made[weight, what] = make()
         return self._made[weight, what]
 
-    def _node(self, op: str, inputs: list[str], weight: str, **attributes: int) -> str:
-        return self._later(self._nodes, op, inputs, f"{weight}.{op[0].lower()}", **attributes)
+    def _node(self, op: str, inputs: list[str], weight: str, attributes: Mapping[str, int] = _NONE) -> str:
+        return self._later(self._nodes, op, inputs, f"{weight}.{op[0].lower()}", attributes)
 
-    def _later(self, nodes: list[Any], op: str, inputs: list[str], output: str, *, exact: bool = False, **options: int) -> str:
+    def _later(
+        self, nodes: list[Any], op: str, inputs: list[str], output: str, attributes: Mapping[str, int] = _NONE,
+        exact: bool = False,
+    ) -> str:  # fmt: skip
         from onnx import helper
 
         name = output if exact else self._free(output)
-        nodes.append(helper.make_node(op, inputs, [name], **options))
+        nodes.append(helper.make_node(op, inputs, [name], **attributes))
         return name
 
     def _free(self, name: str) -> str:
