@@ -31,28 +31,29 @@ from openmaas.tasks.optimization.runner import Runner, begin
 from openmaas.tasks.optimization.search import Search, Trial
 from openmaas.tasks.optimization.variants import Variant, build, register
 from openmaas.tasks.serving import serving_choice
-from openmaas.tasks.side_by_side import Subject, loaded_size, measure_side_by_side
+from openmaas.tasks.side_by_side import Subject, figures_of, loaded_size, measure_side_by_side
 
 MOST_REGISTERED: Final = 5
 _FINAL: Final = 12.0  # seconds that measuring one finalist takes at least
-_TRAINING: Final = 12.0  # times that a row costs in training what it costs an engine to answer it, until it is known
+_TRAINING: Final = 20.0  # times that a row costs in training what it costs the fastest batch, until it is known
 _FIRST: Final = 3.0  # seconds that a pass without training takes, until it is known
+_LOOK: Final = 1.0  # seconds in which the parent's rate is found
 _MOST_TRIED: Final = 200
 
 
 def search(ground: Ground, answering: Answering) -> dict[str, Any]:
     """The job's result. Raises Refused or InvalidInput for a version that nothing can be made of."""
-    start = time.monotonic()
     job, arguments = ground.job, ground.arguments
     fitted, held = _data(ground)
     labels = fitted is not None and fitted.truth is not None
     traits = traits_of(ground.manifest, ground.folder, fitted.rows if fitted is not None else 0, labels)
-    bench = _Bench(ground, answering, fitted, held, traits)
-    found = Search(bench, arguments.target, arguments.max_loss, arguments.seconds, tell=job.progress)
     candidates = portfolio(traits, arguments.target, arguments.seed)
     if candidates:
         begin(arguments.version, ground.manifest, ground.folder, candidates[0].recipe)
     with job.alone():
+        start = time.monotonic()
+        bench = _Bench(ground, answering, fitted, held, traits)
+        found = Search(bench, arguments.target, arguments.max_loss, arguments.seconds, tell=job.progress, start=start)
         found.run(candidates)
         left = start + arguments.seconds - time.monotonic()
         finalists = found.finalists(max(1, min(MOST_REGISTERED, int(left / _FINAL))))
@@ -91,7 +92,9 @@ class _Bench:
         self._parent = serving_choice(job, arguments.version, ground.manifest)
         start = time.monotonic()
         outputs = answers_of(job, ground.manifest, ground.folder, self._parent, held)
-        self._row = (time.monotonic() - start) / held.rows
+        self._answering_seconds = time.monotonic() - start
+        subject = Subject(name=arguments.version, manifest=ground.manifest, folder=ground.folder, choice=self._parent)
+        self._row = 1 / figures_of(job, subject, held.inputs, seconds=_LOOK, seed=arguments.seed).best.rate
         metric = arguments.metric if held.task != "agreement" else ""
         self._judge = Judge(ground.manifest, held, outputs, metric, arguments.seed)
         self._variants: dict[int, Variant | str] = {}
@@ -134,7 +137,7 @@ class _Bench:
         return [one.cause if isinstance(one, Failed) else one for one in found[1:]]
 
     def expected_seconds(self, candidate: Candidate) -> float:
-        return sum(self._expected(step) for step in self._runner.steps_left(candidate.recipe)) + self._row * self._held.rows
+        return sum(self._expected(step) for step in self._runner.steps_left(candidate.recipe)) + self._answering_seconds
 
     def variants(self, trials: Sequence[Trial]) -> list[Variant]:
         """Packed and examined; one that a push would refuse is out, and says why."""

@@ -12,7 +12,7 @@ For the target size each ends with `compress`, which costs nothing but the time 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,8 +24,9 @@ from openmaas.core.recipes import Cast, Compress, Convert, Distil, Fuse, LowRank
 
 Target = Literal["latency", "throughput", "size", "memory"]
 
-_CHANNELS: Final = (0.25, 0.5, 0.7, 0.85)
-_TREES: Final = (0.25, 0.5, 0.75, 0.9)
+_CHANNELS: Final = (0.5, 0.7, 0.85)
+_TREES: Final = (0.5, 0.75, 0.9)
+_GENTLE: Final = 0.25  # where the first of these is too much
 _ROW_VISITS: Final = 40_000
 """Rows times epochs that training in a search is given."""
 
@@ -67,13 +68,14 @@ class Knob:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A recipe to be tried. family: recipes that differ in the knob only. after: label of a recipe that must be good enough."""
+    """A recipe to be tried. family: recipes that differ in the knob only. after: label of a recipe that must be good enough;
+    instead: of one that must have been tried and not be."""
 
     recipe: Recipe
     family: str
     knob: Knob | None = None
     after: str = ""
-    tags: frozenset[str] = field(default_factory=frozenset)
+    instead: str = ""
 
     @property
     def label(self) -> str:
@@ -94,7 +96,7 @@ class Candidate:
             value = round(value)
         steps = list(self.recipe.steps)
         steps[self.knob.step] = msgspec.structs.replace(steps[self.knob.step], **{self.knob.field: value})
-        return replace(self, recipe=msgspec.structs.replace(self.recipe, steps=tuple(steps)), after="")
+        return replace(self, recipe=msgspec.structs.replace(self.recipe, steps=tuple(steps)), after="", instead="")
 
 
 def traits_of(manifest: Manifest, folder: Path, rows: int, labels: bool) -> Traits:
@@ -155,7 +157,7 @@ class _Made:
         self._seed = seed
         self._labels: set[str] = set()
 
-    def add(self, family: str, *steps: Pass, knob: Knob | None = None, after: str = "") -> str:
+    def add(self, family: str, *steps: Pass, knob: Knob | None = None, after: str = "", instead: str = "") -> str:
         """The label of the recipe."""
         steps = (*self._first, *steps)
         if self.target == "size" and _leaves_onnx(steps):
@@ -165,14 +167,17 @@ class _Made:
         recipe = Recipe(steps=steps, seed=self._seed)
         if recipe.label not in self._labels:
             self._labels.add(recipe.label)
-            self.candidates.append(Candidate(recipe=recipe, family=family, knob=knob, after=after))
+            self.candidates.append(Candidate(recipe=recipe, family=family, knob=knob, after=after, instead=instead))
         return recipe.label
 
 
 def _trees(made: _Made) -> None:
     knob = Knob(step=0, field="amount", least=0.02, most=0.98)
+    first = last = ""
     for amount in _TREES:
-        made.add("trees", Prune(method="trees", amount=amount), knob=knob)
+        last = made.add("trees", Prune(method="trees", amount=amount), knob=knob, after=last)
+        first = first or last
+    made.add("trees", Prune(method="trees", amount=_GENTLE), knob=knob, instead=first)
 
 
 def _untrained(made: _Made, traits: Traits) -> None:
@@ -214,29 +219,40 @@ def _trained(made: _Made, traits: Traits) -> None:
     if "torch" not in traits.tools:
         return
     epochs = epochs_for(traits.training)
-    shrunk: list[tuple[str, tuple[Pass, ...], Knob]] = []
-    if "torch_pruning" in traits.tools:
-        knob = Knob(step=0, field="amount", least=0.1, most=0.97)
-        shrunk += [("channels", (Prune(method="channels", amount=amount, epochs=epochs),), knob) for amount in _CHANNELS]
-        mix = 0.7 if traits.labels else 1.0
-        reverse = Knob(step=0, field="shrink", least=-0.9, most=-0.03, reverse=True)
-        shrunk += [("distil", (Distil(shrink=share, epochs=epochs, mix=mix),), reverse) for share in (0.5, 0.25)]
-    if traits.linear:
-        energy = Knob(step=0, field="energy", least=-0.999, most=-0.5, reverse=True)
-        shrunk += [("low-rank", (LowRank(energy=share, epochs=epochs),), energy) for share in (0.95, 0.85)]
-    for family, steps, knob in shrunk:
-        after = made.add(family, *steps, knob=knob)
-        followers: list[Pass] = [_static(traits)[0]]
-        if made.target == "size":
-            followers += [Quantize(method="affine", bits=bits) for bits in (8, 5)]
-        elif len(_static(traits)) > 3:
-            followers.append(_static(traits)[3])
-        for step in followers:
-            made.add(f"{family} → {_kind(step)}", *steps, step, knob=knob, after=after)
+    for family, knob, variants in _shrinking(traits, epochs):
+        first = last = ""
+        for number, step in enumerate(variants):
+            gentle = family == "channels" and number == len(variants) - 1
+            last = made.add(family, step, knob=knob, after="" if gentle else last, instead=first if gentle else "")
+            first = first or last
+            for follower in _followers(made, traits):
+                made.add(f"{family} → {_kind(follower)}", step, follower, knob=knob, after=last)
     if made.target == "size":
         sparse = Prune(method="global", amount=0.8, epochs=epochs, schedule=2)
         after = made.add("global", sparse, knob=Knob(step=0, field="amount", least=0.3, most=0.98))
         made.add("global → affine", sparse, Quantize(method="affine", bits=8), after=after)
+
+
+def _shrinking(traits: Traits, epochs: int) -> Iterator[tuple[str, Knob, list[Pass]]]:
+    """Passes that train a smaller model, by family, each a step further than the one before."""
+    if "torch_pruning" in traits.tools:
+        amounts = (*_CHANNELS, _GENTLE)
+        steps: list[Pass] = [Prune(method="channels", amount=amount, epochs=epochs) for amount in amounts]
+        yield "channels", Knob(step=0, field="amount", least=0.1, most=0.97), steps
+        mix = 0.7 if traits.labels else 1.0
+        steps = [Distil(shrink=share, epochs=epochs, mix=mix) for share in (0.5, 0.25)]
+        yield "distil", Knob(step=0, field="shrink", least=-0.9, most=-0.03, reverse=True), steps
+    if traits.linear:
+        steps = [LowRank(energy=share, epochs=epochs) for share in (0.95, 0.85)]
+        yield "low-rank", Knob(step=0, field="energy", least=-0.999, most=-0.5, reverse=True), steps
+
+
+def _followers(made: _Made, traits: Traits) -> list[Pass]:
+    """What a smaller model is then kept in."""
+    static = _static(traits)
+    if made.target == "size":
+        return [static[0], *(Quantize(method="affine", bits=bits) for bits in (8, 5, 4, 3))]
+    return [*static[:1], *static[3:]]
 
 
 def _kind(step: Pass) -> str:

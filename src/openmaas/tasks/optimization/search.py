@@ -78,6 +78,9 @@ class Workbench(Protocol):
 
 
 class Search:
+    """seconds: of all, measuring the finalists included, from `start` on by the clock. tell: a stage, how many were tried, of how
+    many."""
+
     def __init__(
         self,
         bench: Workbench,
@@ -87,6 +90,7 @@ class Search:
         *,
         tell: Callable[[str, int, int], object],
         clock: Callable[[], float] = time.monotonic,
+        start: float | None = None,
     ) -> None:
         self._bench = bench
         self._target = target
@@ -94,7 +98,7 @@ class Search:
         self._seconds = seconds
         self._tell = tell
         self._clock = clock
-        self._start = clock()
+        self._start = clock() if start is None else start
         self.trials: list[Trial] = []
         self._total = 0
 
@@ -109,12 +113,14 @@ class Search:
         return self.trials
 
     def finalists(self, most: int) -> list[Trial]:
-        """The best for the target first, then what is better than it in something, at most so many."""
-        found: list[Trial] = []
-        for trial in sorted((one for one in self.trials if one.fits), key=self._rank):
-            if not any(_beats(other, trial) for other in found):
-                found.append(trial)
-        return found[:most]
+        """At most so many: the best for the target first, then what is better than those before in something, then the next
+        best, for the case that the evaluation set thinks otherwise."""
+        ranked = sorted((one for one in self.trials if one.fits), key=self._rank)
+        front: list[Trial] = []
+        for trial in ranked:
+            if not any(_beats(other, trial) for other in front):
+                front.append(trial)
+        return [*front, *(one for one in ranked if one not in front)][:most]
 
     @property
     def best(self) -> Trial | None:
@@ -151,6 +157,8 @@ class Search:
     def _not_begun(self, candidate: Candidate, left: float) -> str:
         if candidate.after and not any(one.fits and one.label == candidate.after for one in self.trials):
             return f"Not tried: {candidate.after} alone is not good enough."
+        if candidate.instead and not any(_lost(one) and one.label == candidate.instead for one in self.trials):
+            return f"Not tried: it is for where {candidate.instead} is too much."
         expected = self._bench.expected_seconds(candidate)
         if expected > left:
             return f"Not tried: it would take about {expected:.0f} s, and {max(0.0, left):.0f} s are left for it."
@@ -181,7 +189,7 @@ class Search:
             for share in _KEPT:
                 kept = msgspec.structs.replace(steps[number], keep_worst=share)
                 recipe = msgspec.structs.replace(trial.candidate.recipe, steps=(*steps[:number], kept, *steps[number + 1 :]))
-                if self._try(replace(trial.candidate, recipe=recipe, after=""), REFINING).fits:
+                if self._try(replace(trial.candidate, recipe=recipe, after="", instead=""), REFINING).fits:
                     break
 
     def _just_lost(self, trial: Trial) -> bool:

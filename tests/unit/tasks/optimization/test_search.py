@@ -114,10 +114,14 @@ def test_what_does_not_apply_or_loses_too_much_says_so_and_is_never_timed() -> N
     bench = Bench()
     search = searched(bench)
     assert "the node 'conv' has no bf16" in trial(search, "cast bf16").reason
-    lost = next(one for one in search.trials if "amount=0.85" in one.label)
+    lost = next(one for one in search.trials if "amount=0.7" in one.label)
     assert lost.reason == "It loses 20.00%, more than 1.00%."
-    follower = next(one for one in search.trials if "amount=0.85" in one.label and "→" in one.label)
+    follower = next(one for one in search.trials if "amount=0.7" in one.label and "→" in one.label)
     assert "alone is not good enough" in follower.reason
+    further = next(one for one in search.trials if "amount=0.85" in one.label)
+    assert "amount=0.7 alone is not good enough" in further.reason
+    gentle = next(one for one in search.trials if "amount=0.25" in one.label)
+    assert gentle.reason.startswith("Not tried: it is for where")
     (timed,) = bench.timed
     assert set(timed) == {one.label for one in search.trials if one.figures is not None}
     assert lost.label not in timed
