@@ -78,8 +78,7 @@ class Workbench(Protocol):
 
 
 class Search:
-    """seconds: of all, measuring the finalists included, from `start` on by the clock. tell: a stage, how many were tried, of how
-    many."""
+    """seconds: of all, measuring the finalists included, from `start` on. tell: a stage, how many were tried, of how many."""
 
     def __init__(
         self,
