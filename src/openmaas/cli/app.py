@@ -15,7 +15,7 @@ PANELS: dict[str, dict[str, str]] = {
         "push": "pushes", "ls": "models", "show": "models", "alias": "aliases", "history": "histories", "rm": "models",
         "pull": "models", "convert": "conversions", "parity": "conversions", "measure": "measurements",
         "evaluate": "evaluations", "optimize": "optimizations",
-        "lineage": "lineage", "gate": "gates",
+        "compare": "comparisons", "lineage": "lineage", "gate": "gates",
     },
     _("Data"): {"data": "datasets"},
     _("Serving"): {

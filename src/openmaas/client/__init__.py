@@ -20,6 +20,7 @@ from typing import Self
 
 from openmaas.client.administration import Administration
 from openmaas.client.asynchronous import AsyncTransport
+from openmaas.client.comparisons import Comparisons
 from openmaas.client.conversions import Conversions
 from openmaas.client.datasets import Datasets
 from openmaas.client.deployments import DeployFailed, Deployments, Logs
@@ -50,6 +51,7 @@ class Client(
     Jobs,
     Conversions,
     Evaluations,
+    Comparisons,
     Optimizations,
     Predictions,
     Generation,
@@ -102,6 +104,7 @@ class AsyncClient(
     Jobs,
     Conversions,
     Evaluations,
+    Comparisons,
     Optimizations,
     Predictions,
     Generation,

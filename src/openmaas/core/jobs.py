@@ -106,7 +106,8 @@ class CompareArguments(Arguments, frozen=True, kw_only=True):
 
     data: what their quality is compared on; empty compares their answers to the baseline's sample only. rows: at most so many,
     drawn by the seed; 0 is all. metric: empty is the usual one. max_loss and target: of the recommendation, as in
-    OptimizeArguments. seconds: of timing.
+    OptimizeArguments. seconds: of timing. engines: labels of those that run the versions, the baseline's first, empty for the
+    one that serves; a version may be named again with another engine. Nothing is kept of a version with an engine given.
     """
 
     kind: ClassVar[str] = "compare"
@@ -119,9 +120,12 @@ class CompareArguments(Arguments, frozen=True, kw_only=True):
     max_loss: float = 0.01
     target: Literal["latency", "throughput", "size", "memory"] = "latency"
     seconds: float = 60.0
+    engines: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.engines and len(self.engines) != len(self.others) + 1:
+            raise ValueError(f"{len(self.engines)} engines are named for {len(self.others) + 1} versions")
         if not 1 <= len(self.others) <= MOST_COMPARED - 1:
             raise ValueError(f"{len(self.others)} others are named; compare with 1 to {MOST_COMPARED - 1}")
         if not 0 <= self.max_loss < 1 or not 1 <= self.seconds <= 86_400:

@@ -40,9 +40,12 @@ MOST_ROWS: Final = 10_000
 
 @dataclass(kw_only=True)
 class _Version:
-    """One that is compared. cause: why it had to be left out."""
+    """One that is compared. name: its reference, and the engine where another entrant has the same. forced: its engine was
+    given. cause: why it had to be left out."""
 
     reference: str
+    name: str
+    forced: bool
     manifest: Manifest
     folder: Path
     choice: EngineChoice
@@ -88,7 +91,7 @@ def run(job: Job) -> dict[str, Any]:
         else:
             contenders.append(_contender(arguments, one, dataset, figures))
     _require_some(versions)
-    notes += [f"{one.reference} was left out: {one.cause}" for one in versions if one.cause]
+    notes += [f"{one.name} was left out: {one.cause}" for one in versions if one.cause]
     baseline = versions[0]
     comparison = compare_contenders(
         contenders,
@@ -107,7 +110,9 @@ def run(job: Job) -> dict[str, Any]:
         {
             "comparison": msgspec.to_builtins(comparison, str_keys=True),
             "evaluations": [
-                msgspec.to_builtins(one.evaluation, str_keys=True) for one in contenders if one.evaluation is not None
+                msgspec.to_builtins(one.evaluation, str_keys=True)
+                for one in able
+                if one.evaluation is not None and not one.forced and not one.cause
             ],
         }
     )
@@ -117,21 +122,29 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _fetched(job: Job, arguments: CompareArguments) -> list[_Version]:
-    names = list(dict.fromkeys((arguments.version, *arguments.others)))
-    if len(names) < 2:
+    references = (arguments.version, *arguments.others)
+    asked = list(dict.fromkeys(zip(references, arguments.engines or [""] * len(references), strict=True)))
+    if len(asked) < 2:
         raise InvalidInput(
             f"{arguments.version} is compared with itself alone.",
             code="nothing_to_compare",
             next_step="Name another version.",
         )
     versions = []
-    for number, name in enumerate(names):
-        job.progress(f"fetching {name}", number, len(names))
-        manifest, folder = job.files(name)
-        choice = serving_choice(job, name, manifest)
+    for number, (reference, engine) in enumerate(asked):
+        job.progress(f"fetching {reference}", number, len(asked))
+        manifest, folder = job.files(reference)
+        choice = serving_choice(job, reference, manifest, engine)
+        again = any(one.reference == reference for one in versions)
         versions.append(
             _Version(
-                reference=name, manifest=manifest, folder=folder, choice=choice, label=_label(job.client.show(name).recipe)
+                reference=reference,
+                name=f"{reference} by {choice.label}" if again else reference,
+                forced=bool(engine),
+                manifest=manifest,
+                folder=folder,
+                choice=choice,
+                label=_label(job.client.show(reference).recipe),
             )
         )
     baseline = versions[0]
@@ -244,7 +257,7 @@ def _take_sample(versions: Sequence[_Version]) -> None:
 def _answer(job: Job, one: _Version, is_baseline: bool) -> None:
     if one.examples is None:
         return
-    job.progress(f"answering with {one.reference}")
+    job.progress(f"answering with {one.name}")
     try:
         one.outputs = answers_of(job, one.manifest, one.folder, one.choice, one.examples)
     except Cancelled:
@@ -257,7 +270,7 @@ def _answer(job: Job, one: _Version, is_baseline: bool) -> None:
 
 def _subject(one: _Version) -> Subject:
     return Subject(
-        name=one.reference,
+        name=one.name,
         manifest=one.manifest,
         folder=one.folder,
         choice=one.choice,
@@ -276,12 +289,13 @@ def _contender(
     elif one.evaluation is not None:
         one.evaluation = msgspec.structs.replace(one.evaluation, figures=figures)
     return Contender(
-        version=one.reference,
+        version=one.name,
         figures=figures,
         outputs=one.outputs,
         declared=one.manifest.processing.output if one.manifest.processing is not None else None,
         evaluation=one.evaluation,
         label=one.label,
+        registered=one.name == one.reference,
     )
 
 
@@ -294,7 +308,7 @@ def _require_some(versions: Sequence[_Version]) -> None:
             next_step=f"openmaas measure {baseline.reference}",
         )
     if all(one.cause for one in others):
-        causes = " ".join(f"{one.reference}: {one.cause}" for one in others)
+        causes = " ".join(f"{one.name}: {one.cause}" for one in others)
         raise Refused(f"None of the others could be measured. {causes}", code="not_measurable")
 
 
