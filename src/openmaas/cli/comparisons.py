@@ -14,6 +14,7 @@ from openmaas.cli.options import Json, connect
 from openmaas.cli.units import parse_share
 
 if TYPE_CHECKING:
+    from openmaas.cli.styled import Styled
     from openmaas.core.evaluations import Entrant, VersionComparison
 
 _WIDTH = 80
@@ -43,7 +44,7 @@ def compare(
             "--max-loss",
             metavar="SHARE",
             parser=parse_share,
-            help=_("Of quality that what is recommended may lose: 1%, 0.005."),
+            help=_("Of quality that the recommended one may lose: 1%, 0.005."),
         ),
     ] = "1%",  # type: ignore[assignment]  # as it is parsed
     target: Annotated[Target, typer.Option("--target", help=_("Of which the best within it is recommended."))] = Target.latency,
@@ -52,7 +53,7 @@ def compare(
         typer.Option(
             "--engines",
             metavar="NAMES",
-            help=_("One for each version, with commas; empty is the one that serves: onnxruntime,,"),
+            help=_("One for each version; empty is the one that serves it: onnxruntime,,"),
         ),
     ] = "",
     seconds: Annotated[float, typer.Option("--seconds", min=1, max=86400, help=_("Of timing."))] = 60.0,
@@ -211,7 +212,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _NARROW else f"{text[: _NARROW - 1]}…"
 
 
-def _verdict(one: Entrant, comparison: VersionComparison) -> tuple[str, str] | str:
+def _verdict(one: Entrant, comparison: VersionComparison) -> Styled:
     from openmaas.cli.console import Styled
     from openmaas.reports import words
 
@@ -220,7 +221,7 @@ def _verdict(one: Entrant, comparison: VersionComparison) -> tuple[str, str] | s
         "recommended": _("recommended"), "dominated": _("dominated"), "baseline": _("baseline"),
         "on the front": _("on the front"),
     }.get(said, "")  # fmt: skip
-    return Styled((told, {"recommended": "good", "dominated": "bad"}.get(said, "faint")))  # type: ignore[return-value]
+    return Styled((told, {"recommended": "good", "dominated": "bad"}.get(said, "faint")))
 
 
 def _write_figures(comparison: VersionComparison) -> None:

@@ -130,7 +130,7 @@ def _fetched(job: Job, arguments: CompareArguments) -> list[_Version]:
             code="nothing_to_compare",
             next_step="Name another version.",
         )
-    versions = []
+    versions: list[_Version] = []
     for number, (reference, engine) in enumerate(asked):
         job.progress(f"fetching {reference}", number, len(asked))
         manifest, folder = job.files(reference)
