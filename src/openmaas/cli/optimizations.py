@@ -78,7 +78,7 @@ def optimize(
         hint(f"openmaas jobs show {job.id} --wait")
         return
     job = follow_job(client, job.id)
-    if report is not None and job.result is not None and "comparison" in job.result:
+    if report is not None and job.result is not None and job.result.get("comparison"):
         _write_report(job.result, job.id, report)
     if as_json:
         print_json(job)
@@ -109,7 +109,7 @@ def print_result(result: dict[str, Any], parent: str, report: Path | None = None
         done(_("{versions} made of {parent}").format(versions=", ".join(versions), parent=parent))
     else:
         done(_("{version} has exactly these files already; nothing was added.").format(version=", ".join(versions)))
-    if "comparison" in result:
+    if result.get("comparison"):
         _print_comparison(result)
     _print_tried(result.get("tried", []))
     for note in result["notes"]:
@@ -118,7 +118,7 @@ def print_result(result: dict[str, Any], parent: str, report: Path | None = None
         done(_("{file} has the plots.").format(file=report))
     if recommended:
         model, _colon, number = recommended.partition(":")
-        comparison = result.get("comparison", {})
+        comparison = result.get("comparison") or {}
         if comparison.get("dataset") and result.get("evaluations"):
             hint(f"openmaas gate set {model} champion --data {comparison['dataset']} --max-loss 1%")
         hint(f"openmaas alias {model} champion {number}")

@@ -12,6 +12,7 @@ axis is marked as dominated, and one beyond the allowed loss says so. A search r
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from openmaas.core.recipes import Convert, Pass, Recipe
 from openmaas.tasks.base import Job
 from openmaas.tasks.generators import Calibration, convert_generator
 from openmaas.tasks.optimization.answering import Answering
-from openmaas.tasks.optimization.automatic import search
+from openmaas.tasks.optimization.automatic import recommend_by_value, search
 from openmaas.tasks.optimization.ground import Ground, lay, measure, renamed
 from openmaas.tasks.optimization.results import bounded, result_of
 from openmaas.tasks.optimization.runner import Runner
@@ -70,14 +71,15 @@ def _by_recipe(ground: Ground, recipe: Recipe, answering: Answering) -> dict[str
             code="not_servable",
             next_step="Leave the step out that makes it so, or give it other parameters.",
         )
-    made = measured.comparison.entrants[1]
+    comparison = recommend_by_value(measured.comparison, ground.arguments.max_loss)
+    measured, made = replace(measured, comparison=comparison), comparison.entrants[1]
     job.progress("registering")
-    version, created = register(job, variant, ground.origin(), measured.comparison, made)
-    measured = renamed(measured, {variant.name: version})
+    registered = register(job, variant, ground.origin(), measured.comparison, made)
+    version, measured = registered.reference, renamed(measured, {variant.name: registered})
     told = [*variant.notes, *_verdict(measured.comparison, measured.comparison.entrants[1], version)]
     for line in told:
         job.log(line)
-    return result_of(version, created, [version], measured, notes=told)
+    return result_of(version, registered.created, [version], measured, notes=told)
 
 
 def _verdict(comparison: VersionComparison, made: Entrant, version: str) -> list[str]:

@@ -29,7 +29,7 @@ from openmaas.tasks.optimization.quality import HELD_OUT, Judge, split
 from openmaas.tasks.optimization.results import result_of
 from openmaas.tasks.optimization.runner import Runner, begin
 from openmaas.tasks.optimization.search import Search, Trial
-from openmaas.tasks.optimization.variants import Variant, build, register
+from openmaas.tasks.optimization.variants import Registered, Variant, build, register
 from openmaas.tasks.serving import serving_choice
 from openmaas.tasks.side_by_side import Subject, figures_of, loaded_size, measure_side_by_side
 
@@ -62,13 +62,15 @@ def search(ground: Ground, answering: Answering) -> dict[str, Any]:
         measured = measure(ground, variants, seconds=min(60.0, share), choosing=min(12.0, share / max(1, len(variants))))
     for one in finalists:
         one.reason = one.reason or measured.left_out.get(bench.name(one), "")
-    measured, names = _registered(ground, measured, variants, HELD_OUT if fitted is not held else 0.0)
+    measured, made = _registered(ground, measured, variants, HELD_OUT if fitted is not held else 0.0)
+    names = {name: one.reference for name, one in made.items()}
     measured = _with_tried(measured, found.trials, bench, names)
     comparison = measured.comparison
     recommended = comparison.recommended if comparison.recommended in names.values() else ""
     job.log(comparison.why)
     tried = [_told(one, names.get(bench.name(one), "")) for one in found.trials[:_MOST_TRIED]]
-    return result_of(recommended, bool(names), list(names.values()), measured, tried=tried, notes=[comparison.why])
+    created = any(one.created for one in made.values())
+    return result_of(recommended, created, list(names.values()), measured, tried=tried, notes=[comparison.why])
 
 
 def _data(ground: Ground) -> tuple[Examples | None, Examples]:
@@ -97,7 +99,7 @@ class _Bench:
         self._row = 1 / figures_of(job, subject, held.inputs, seconds=_LOOK, seed=arguments.seed).best.rate
         metric = arguments.metric if held.task != "agreement" else ""
         self._judge = Judge(ground.manifest, held, outputs, metric, arguments.seed)
-        self._variants: dict[int, Variant | str] = {}
+        self._examined = 0
         self._pieces: dict[int, tuple[Candidate, Piece]] = {}
         self._rates: dict[str, float] = {}
         """Seconds that a pass takes, by its name: of a row and epoch where it trains."""
@@ -144,7 +146,8 @@ class _Bench:
         found: list[Variant] = []
         ground = self._ground
         for trial in trials:
-            folder = ground.job.scratch / f"finalist-{len(self._variants)}"
+            self._examined += 1
+            folder = ground.job.scratch / f"finalist-{self._examined}"
             ground.job.progress(f"examining {trial.label}")
             try:
                 made = build(
@@ -154,7 +157,10 @@ class _Bench:
             except OpenMaaSError as error:
                 trial.reason = error.message
                 continue
-            self._variants[id(trial.made)] = made
+            same = next((one for one in found if one.manifest.digest == made.manifest.digest), None)
+            if same is not None:
+                trial.reason = f"It is the same as {same.recipe.label}."
+                continue
             found.append(made)
         return found
 
@@ -195,19 +201,19 @@ class _Bench:
 
 def _registered(
     ground: Ground, measured: Measured, variants: Sequence[Variant], held_out: float
-) -> tuple[Measured, dict[str, str]]:
+) -> tuple[Measured, dict[str, Registered]]:
     """References of what was registered, by the names before: what is on the front within the loss, and the recommended one."""
     job, arguments = ground.job, ground.arguments
     comparison = recommend_by_value(measured.comparison, arguments.max_loss)
     measured = replace(measured, comparison=comparison)
-    names: dict[str, str] = {}
+    made: dict[str, Registered] = {}
     for variant in variants:
         entrant = next((one for one in comparison.entrants if one.version == variant.name), None)
         if entrant is None or not _is_worth_it(entrant, comparison, arguments.max_loss):
             continue
         job.progress(f"registering {variant.recipe.label}")
-        names[variant.name], _ = register(job, variant, ground.origin(held_out), comparison, entrant)
-    return renamed(measured, names), names
+        made[variant.name] = register(job, variant, ground.origin(held_out), comparison, entrant)
+    return renamed(measured, made), made
 
 
 def _is_worth_it(entrant: Entrant, comparison: VersionComparison, max_loss: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -20,10 +20,11 @@ from openmaas.core.metrics import BY_TASK
 from openmaas.tasks.base import Job
 from openmaas.tasks.candidate import Failed
 from openmaas.tasks.comparing import Arrays, require_rows, sample_of
-from openmaas.tasks.comparison import Contender, compare_contenders
+from openmaas.tasks.comparison import Contender, Previews, compare_contenders
 from openmaas.tasks.evaluate import answers_of, evaluation_of
 from openmaas.tasks.examples import Examples, bind, rows_digest
-from openmaas.tasks.optimization.variants import Origin, Variant
+from openmaas.tasks.optimization.variants import Origin, Registered, Variant
+from openmaas.tasks.previews import previews_of
 from openmaas.tasks.serving import serving_choice
 from openmaas.tasks.side_by_side import Subject, best_choice, measure_side_by_side
 
@@ -51,6 +52,8 @@ class Ground:
     evaluation: tuple[str, DatasetManifest] | None
     training: Examples | None
     rows: Examples
+    files: Path | None = None
+    """Of the dataset that `rows` are of."""
 
     @property
     def dataset(self) -> str:
@@ -66,7 +69,7 @@ def lay(job: Job, arguments: OptimizeArguments, manifest: Manifest, folder: Path
     """Fetch and bind all that the job works on. Raises InvalidInput for data that do not fit the version."""
     inputs, _, _ = sample_of(manifest, folder)
     require_rows(inputs)
-    training = data = evaluation = rows = None
+    training = data = evaluation = rows = files = None
     if arguments.data:
         job.progress("reading the training set")
         found, files = job.dataset(arguments.data)
@@ -82,7 +85,7 @@ def lay(job: Job, arguments: OptimizeArguments, manifest: Manifest, folder: Path
     _check_metric(arguments.metric, rows.task)
     return Ground(
         job=job, arguments=arguments, manifest=manifest, folder=folder, inputs=inputs, data=data, evaluation=evaluation,
-        training=training, rows=rows,
+        training=training, rows=rows, files=files,
     )  # fmt: skip
 
 
@@ -177,6 +180,7 @@ def measure(ground: Ground, variants: Sequence[Variant], *, seconds: float, choo
         dataset=ground.dataset,
         metric=arguments.metric if ground.rows.task != "agreement" else "",
         index=ground.rows.index,
+        previews=_previews(ground),
         target=arguments.target,
         max_loss=arguments.max_loss,
         seed=arguments.seed,
@@ -188,6 +192,15 @@ def measure(ground: Ground, variants: Sequence[Variant], *, seconds: float, choo
         evaluations=tuple(one.evaluation for one in contenders if one.evaluation is not None),
         left_out=left_out,
     )
+
+
+def _previews(ground: Ground) -> Previews | None:
+    dataset = ground.evaluation or ground.data
+    if dataset is None or ground.files is None:
+        return None
+    index, (spec, *_), files = ground.rows.index, ground.manifest.signature.inputs, ground.files
+    shape = spec.shape[1:] if all(side > 0 for side in spec.shape[1:]) else ()
+    return lambda positions: previews_of(dataset[1], files, [int(index[position]) for position in positions], shape)
 
 
 def _few(inputs: Arrays) -> Arrays:
@@ -220,9 +233,13 @@ def _contender(ground: Ground, variant: Variant | None, outputs: Arrays, figures
     )
 
 
-def renamed(measured: Measured, names: dict[str, str]) -> Measured:
-    """With the references of versions in place of the names that variants had before they were registered."""
+def renamed(measured: Measured, registered: Mapping[str, Registered]) -> Measured:
+    """With the references of versions in place of the names that variants had before they were registered.
+
+    Evaluations of others are left out, and of those that the server made other versions of than what was measured.
+    """
     comparison = measured.comparison
+    names = {name: one.reference for name, one in registered.items()}
     entrants = tuple(
         msgspec.structs.replace(one, version=names[one.version], registered=True) if one.version in names else one
         for one in comparison.entrants
@@ -233,9 +250,10 @@ def renamed(measured: Measured, names: dict[str, str]) -> Measured:
     comparison = msgspec.structs.replace(
         comparison, entrants=entrants, recommended=names.get(comparison.recommended, comparison.recommended), why=why
     )
-    evaluations = tuple(
-        msgspec.structs.replace(one, version=names[one.version]) if one.version in names else one
-        for one in measured.evaluations
-        if one.version in names or one.version == comparison.entrants[0].version
-    )
-    return replace(measured, comparison=comparison, evaluations=evaluations)
+    baseline, *others = measured.evaluations or (None,)
+    kept = [
+        msgspec.structs.replace(one, version=registered[one.version].reference)
+        for one in others
+        if one is not None and one.version in registered and registered[one.version].digest == one.digest
+    ]
+    return replace(measured, comparison=comparison, evaluations=(baseline, *kept) if baseline is not None else ())

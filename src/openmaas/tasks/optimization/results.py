@@ -25,11 +25,12 @@ def result_of(
     """Plain data. version: what the recipe made, or what a search recommends, empty where nothing is better than the parent.
     versions: all that were registered. comparison and evaluations: as core/evaluations.py has them. tried: of a search, each
     recipe with what came of it. notes: what a person should be told."""
+    alone = len(measured.comparison.entrants) < 2
     return {
         "version": version,
         "created": created,
         "versions": list(versions),
-        "comparison": msgspec.to_builtins(measured.comparison, str_keys=True),
+        "comparison": None if alone else msgspec.to_builtins(measured.comparison, str_keys=True),
         "evaluations": [msgspec.to_builtins(one, str_keys=True) for one in measured.evaluations],
         "tried": list(tried),
         "notes": list(notes),
@@ -39,7 +40,7 @@ def result_of(
 def bounded(result: dict[str, Any]) -> dict[str, Any]:
     """The result without what it can do without, as far as it is too large: previews and rows that changed, the confusion of
     classes, and at last the outcomes of single rows, without which gates have to evaluate again."""
-    for entrant in result.get("comparison", {}).get("entrants", ()):
+    for entrant in (result.get("comparison") or {}).get("entrants", ()):
         if len(msgspec.json.encode(result)) <= _MOST_BYTES:
             return result
         entrant["changed"] = []

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from openmaas.core.datasets import DatasetManifest
-from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused
+from openmaas.core.errors import InvalidInput, Refused
 from openmaas.core.evaluations import Entrant, Estimate, VersionComparison
 from openmaas.core.manifest import FileEntry, Manifest
 from openmaas.core.recipes import Recipe
@@ -228,11 +228,17 @@ def loss_told(made: Entrant, comparison: VersionComparison) -> str:
     return told
 
 
-def register(job: Job, variant: Variant, origin: Origin, comparison: VersionComparison, made: Entrant) -> tuple[str, bool]:
-    """Push it with its lineage: the reference of the version, and whether it is new.
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """created: False where the newest version had exactly these files."""
 
-    Raises Refused where the server makes another version of the same files: what was measured is not what is registered.
-    """
+    reference: str
+    digest: str
+    created: bool
+
+
+def register(job: Job, variant: Variant, origin: Origin, comparison: VersionComparison, made: Entrant) -> Registered:
+    """Push it with its lineage and its card."""
     pushed = job.client.push(
         variant.files,
         name=origin.version.partition(":")[0],
@@ -241,13 +247,9 @@ def register(job: Job, variant: Variant, origin: Origin, comparison: VersionComp
         parent=origin.version,
         recipe=recipe_text(variant, origin, made.loss),
     )
-    reference = f"{pushed.version.model}:{pushed.version.number}"
-    digest = getattr(pushed.version, "digest", variant.manifest.digest)
-    if digest != variant.manifest.digest:
-        job.log(f"{reference} was examined otherwise than here: its digest is {digest}, not {variant.manifest.digest}")
-    return reference, pushed.created
-
-
-def not_made(error: OpenMaaSError) -> str:
-    """Why there is no variant, in a sentence or two."""
-    return " ".join(filter(None, (error.message, error.next_step)))
+    found = Registered(
+        reference=f"{pushed.version.model}:{pushed.version.number}", digest=pushed.version.digest, created=pushed.created
+    )
+    if found.digest != variant.manifest.digest:
+        job.log(f"{found.reference} was examined otherwise by the server than here; its evaluation is not kept.")
+    return found
