@@ -15,9 +15,12 @@ from openmaas.cli.units import parse_share
 
 if TYPE_CHECKING:
     from openmaas.cli.styled import Styled
-    from openmaas.core.evaluations import Entrant, VersionComparison
+    from openmaas.core.evaluations import Axis, Entrant, VersionComparison
 
 _WIDTH = 80
+_WIDE = 125
+"""Columns from which recipes and ratios have room in the tables."""
+
 _NARROW = 40
 _INSTALL = "pip install 'openmaas[report]'"
 
@@ -186,26 +189,32 @@ def _mark(number: int) -> str:
 
 
 def _write_quality(comparison: VersionComparison) -> None:
-    from openmaas.cli.console import Styled, Table, write_table
+    """In a narrow terminal recipes have lines of their own."""
+    from openmaas.cli.console import Styled, Table, write, write_table
     from openmaas.reports import words
 
-    metric = comparison.metric
-    labelled = any(one.label for one in comparison.entrants)
-    columns = [
-        "",
-        _("VERSION"),
-        *([_("RECIPE")] if labelled else []),
-        (metric or _("quality")).upper(),
-        _("LOST"),
-        _("VERDICT"),
-    ]
-    table = Table(*columns)
+    metric, wide = comparison.metric, _is_wide()
+    recipes = wide and any(one.label for one in comparison.entrants)
+    table = Table(
+        "", _("VERSION"), *([_("RECIPE")] if recipes else []), (metric or _("quality")).upper(), _("LOST"), _("VERDICT")
+    )
     for number, one in enumerate(comparison.entrants):
         lost = words.DASH if number == 0 else words.lost(metric, one.loss)
-        recipe = [Styled((_cut(one.label), "faint"))] if labelled else []
+        recipe = [Styled((_cut(one.label), "faint"))] if recipes else []
         told = words.estimate(metric, one.metrics.get(metric))
         table.add_row(_mark(number), Styled((one.version, "name")), *recipe, told, lost, _verdict(one, comparison))
     write_table(table)
+    for number, one in enumerate(comparison.entrants):
+        if one.label and not recipes:
+            write(Styled(f"{_mark(number)}   ", (one.label, "faint")))
+
+
+def _is_wide() -> bool:
+    import sys
+
+    from openmaas.cli.console import terminal_width
+
+    return (terminal_width(sys.stdout) or _WIDE) >= _WIDE
 
 
 def _cut(text: str) -> str:
@@ -225,26 +234,27 @@ def _verdict(one: Entrant, comparison: VersionComparison) -> Styled:
 
 
 def _write_figures(comparison: VersionComparison) -> None:
+    """Green and red are better and worse than the baseline beyond the noise."""
     from openmaas.cli.console import Styled, Table, write_table
     from openmaas.core.pareto import change, figure
     from openmaas.reports import words
 
-    numbers = (_("SIZE"), _("MEMORY"), _("P50"), _("P99"), _("ROWS/S"), _("BATCH"))
-    table = Table("", _("VERSION"), _("ENGINE"), *numbers, right=numbers)
+    numbers, wide = (_("SIZE"), _("MEMORY"), _("P50"), _("P99"), _("ROWS/S"), _("BATCH")), _is_wide()
+    table = Table("", *([_("VERSION")] if wide else []), _("ENGINE"), *numbers, right=numbers)
     baseline = comparison.entrants[0]
 
-    def coloured(one: Entrant, axis: str, text: str) -> Styled:
-        style = {-1: "good", 1: "bad"}.get(change(one, baseline, axis), "")  # type: ignore[arg-type]
-        ours, theirs = (figure(entrant, axis) for entrant in (one, baseline))  # type: ignore[arg-type]
-        times = f" {words.times(theirs / ours)}" if one is not baseline and ours > 0 else ""
+    def coloured(one: Entrant, axis: Axis, text: str) -> Styled:
+        style = {-1: "good", 1: "bad"}.get(change(one, baseline, axis), "")
+        ours, theirs = (figure(entrant, axis) for entrant in (one, baseline))
+        times = f" {words.times(theirs / ours)}" if wide and one is not baseline and ours > 0 else ""
         return Styled((text, style), (times, "faint"))
 
     for number, one in enumerate(comparison.entrants):
         figures = one.figures
         threads = f" ({figures.choice.threads})" if figures.choice.threads else ""
         table.add_row(
-            _mark(number), Styled((one.version, "name")), f"{figures.choice.label}{threads}",
-            coloured(one, "size", words.size(figures.size)), words.size(figures.memory),
+            _mark(number), *([Styled((one.version, "name"))] if wide else []), f"{figures.choice.label}{threads}",
+            coloured(one, "size", words.size(figures.size)), coloured(one, "memory", words.size(figures.memory)),
             coloured(one, "latency", words.duration(figures.speeds[0].p50)), words.duration(figures.speeds[0].p99),
             coloured(one, "throughput", words.rate(figures.best.rate)), str(figures.best.batch),
         )  # fmt: skip
