@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from openmaas.core.errors import OpenMaaSError, Refused, Unavailable
+from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused, TooLarge, Unavailable
 from openmaas.formats import sandbox
 from openmaas.formats.files import sha256_of
 from tests.integration.formats.conftest import Examine
@@ -143,3 +143,20 @@ def test_a_child_that_ends_without_a_reply(folder: Path, look: Examine, line: st
 def test_a_small_memory_is_enough_for_a_small_model(folder: Path, look: Examine) -> None:
     save(models.linear(), folder)
     assert look(memory=512 << 20).batchable
+
+
+def test_a_dataset_is_examined_in_a_child(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,label\n1,x\n2,y\n")
+    found = sandbox.examine_dataset(tmp_path, label=None, timeout=60, memory=2 << 30)
+    assert (found.format, found.entry, found.classes, found.rows) == ("csv", "t.csv", ("x", "y"), 2)
+    with pytest.raises(InvalidInput, match="no column 'b'"):
+        sandbox.examine_dataset(tmp_path, label="b", timeout=60, memory=2 << 30)
+
+
+def test_a_dataset_that_takes_too_much_memory_or_time(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,label\n" + "1,x\n" * 2_000_000)
+    with pytest.raises(TooLarge) as large:
+        sandbox.examine_dataset(tmp_path, label=None, timeout=60, memory=250 << 20)
+    assert large.value.code == "dataset_too_large" and "OPENMAAS_EXAMINE_MEMORY" in str(large.value.next_step)
+    with pytest.raises(Refused, match="Examining the dataset took longer"):
+        sandbox.examine_dataset(tmp_path, label=None, timeout=0.3, memory=2 << 30)

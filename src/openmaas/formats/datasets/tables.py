@@ -13,7 +13,8 @@ from openmaas.formats.datasets.base import MAX_COLUMNS, Budget, Columns, check_c
 from openmaas.formats.datasets.values import object_array, parse_column, plain_column
 
 _MAX_LINE = 64 << 20
-_CELL = 64  # bytes that a value takes in Python, at the least
+_CELL = 16  # bytes that a place for a value takes, and what comes of it
+_IN_LISTS = 8  # bytes that a character of a list of numbers becomes
 _DELIMITERS = ",;\t"
 
 
@@ -82,7 +83,9 @@ def read_jsonl(path: Path, budget: Budget) -> Columns:
                 row = decoder.decode(line)
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
                 raise invalid(f"Line {number} is not a JSON object: {error}.", "Write one object a line.") from None
-            budget.take(16 * len(line) + _CELL * max(len(row), len(columns)), f"up to line {number}")
+            lists = any(isinstance(value, list) for value in row.values())
+            size = sum(map(sys.getsizeof, row.values())) + (_IN_LISTS * len(line) if lists else 0)
+            budget.take(size + _CELL * max(len(row), len(columns)), f"up to line {number}")
             _add(columns, row, count, budget)
             count += 1
     for values in columns.values():

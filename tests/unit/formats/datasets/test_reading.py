@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from openmaas.core.datasets import DatasetManifest
-from openmaas.core.errors import InvalidInput, TooLarge
+from openmaas.core.errors import InvalidInput, Refused, TooLarge
 from openmaas.formats.datasets import read_dataset
 from tests.unit.formats.datasets.files import (
     examined,
@@ -134,6 +135,14 @@ def test_parquet(tmp_path: Path) -> None:
     assert data.columns["image"].tolist() == [b"\x89PNG1"] * 3
     assert data.label is not None and data.label.tolist() == [0, 1, -1] and data.labelled.tolist() == [True, True, False]
     assert data.manifest.missing == 1 and any("'when'" in note and "left out" in note for note in data.manifest.notes)
+
+
+def test_parquet_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(Refused, match="needs pyarrow") as caught:
+        examined(tmp_path)
+    assert caught.value.next_step is not None and "openmaas[data]" in caught.value.next_step
 
 
 def test_many_batches_of_parquet_keep_their_order(tmp_path: Path) -> None:
