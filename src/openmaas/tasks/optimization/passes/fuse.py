@@ -12,31 +12,29 @@ from typing import Any, Final
 from openmaas.core.recipes import Fuse
 from openmaas.tasks.optimization.base import Bench, Piece
 from openmaas.tasks.optimization.checks import probe_of, require_finite, verify
-from openmaas.tasks.optimization.graphs import read_graph, write_graph
+from openmaas.tasks.optimization.graphs import constants, read_graph, write_graph
 from openmaas.tasks.optimization.passes.quantize.files import size_of
 
 TAKES = ("onnx",)
-_GROWTH: Final = 1.05
-"""Of the file: what folds more than that has made floats of weights with few bits."""
+_GROWTH: Final = 4096
+"""Bytes of constants: what folds into more than that has made floats of weights with few bits."""
 
 
 def run(piece: Piece, parameters: Fuse, bench: Bench) -> Piece:
     """The piece with fewer nodes; as it is, with a note, where there is nothing to fuse."""
     model = read_graph(piece.path)
     require_finite(model)
-    before, size = _nodes(model), model.ByteSize()
+    before, size = _nodes(model), _weights(model)
     notes: list[str] = []
     if parameters.what in ("batch-norm", "all"):
         bench.progress("fusing batch normalisation")
         model = _fuse_batch_norm(model)
         if left := _nodes(model)["BatchNormalization"]:
-            notes.append(
-                f"{left} batch normalisations stay: no layer with float weights is right before them."
-            )
+            notes.append(f"{left} batch normalisations stay: no layer with float weights is right before them.")
     if parameters.what in ("graph", "all"):
         bench.progress("fusing the graph")
         fused = _fuse_graph(model, bench.folder)
-        if fused.ByteSize() > size * _GROWTH:
+        if _weights(fused) > size + _GROWTH:
             notes.append("Constants were not folded: the file would become larger, since its weights have few bits.")
         elif foreign := _domains(fused) - _domains(model):
             notes.append(f"The graph was not fused: onnxruntime would write operators of {', '.join(sorted(foreign))}.")
@@ -97,6 +95,11 @@ def _fuse_graph(model: Any, folder: Path) -> Any:
 
 def _nodes(model: Any) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node if node.op_type != "Constant")
+
+
+def _weights(model: Any) -> int:
+    """Bytes of all constants."""
+    return sum(tensor.ByteSize() for tensor in constants(model).values())
 
 
 def _domains(model: Any) -> set[str]:

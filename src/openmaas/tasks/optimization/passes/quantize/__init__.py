@@ -40,20 +40,17 @@ def run(piece: Piece, parameters: Quantize, bench: Bench) -> Piece:
             f"onnxruntime quantises ONNX, and the model is {piece.artifact.kind} here",
             "Put the step before the one that converts, or give it tool: openvino.",
         )
-    quantisation = _Quantisation(piece, parameters, bench)
-    try:
-        return quantisation.run()
-    finally:
-        quantisation.close()
+    with TemporaryDirectory(dir=bench.job.scratch) as scratch:
+        return _Quantisation(piece, parameters, bench, Path(scratch)).run()
 
 
 class _Quantisation:
-    def __init__(self, piece: Piece, parameters: Quantize, bench: Bench) -> None:
+    def __init__(self, piece: Piece, parameters: Quantize, bench: Bench, scratch: Path) -> None:
         self._piece = piece
         self._parameters = parameters
         self._bench = bench
         self._batches: Sequence[Arrays] = ()
-        self._scratch = TemporaryDirectory(dir=bench.job.scratch)
+        self._scratch = scratch
         self._model = read_graph(piece.path)
         require_finite(self._model)
         if parameters.method in ("weights", "affine"):
@@ -109,12 +106,9 @@ class _Quantisation:
             total = len(self._batches)
             return integers.static(
                 model, layers, parameters, self._batches, lambda done: bench.progress("calibrating", done, total),
-                Path(self._scratch.name), alone,
+                self._scratch, alone,
             )  # fmt: skip
         return stored.store(model, layers, parameters, bench.seed)
-
-    def close(self) -> None:
-        self._scratch.cleanup()
 
     def _agreement(self, artifact: Artifact) -> float:
         """The least cosine of any row that calibrated."""
