@@ -11,6 +11,8 @@ from openmaas.cli.i18n import _, plural
 from openmaas.cli.options import All, Json, Limit, ReferenceArgument, Yes, confirm, connect
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from openmaas.cli.styled import Line
     from openmaas.core.resources import ModelSummary, Page, VersionInfo
 
@@ -116,6 +118,7 @@ def print_version(version: VersionInfo) -> None:
         *_labelled(_("metadata"), [f"{key} = {value}" for key, value in sorted(version.metadata.items())]),
         *_labelled(_("parent"), [version.parent] if version.parent else []),
         *_labelled(_("recipe"), [version.recipe] if version.recipe else []),
+        *_labelled(_("measured"), _beside(version.variant) if version.variant is not None else []),
     ]  # fmt: skip
     write_fields(rows)
     if version.measurement is not None or version.measuring is not None:
@@ -127,6 +130,33 @@ def print_version(version: VersionInfo) -> None:
         _write_card(version.card)
 
 
+def _beside(told: dict[str, Any]) -> list[Line]:
+    """What the newest comparison with a version that it was made of said: a verdict, and the figures."""
+    import msgspec
+
+    from openmaas.cli.console import Styled
+    from openmaas.core.evaluations import Entrant, Figures
+    from openmaas.reports import words
+
+    one = msgspec.convert(told, Entrant, strict=False)
+    ours, theirs = one.figures, msgspec.convert(told["baseline_figures"], Figures, strict=False)
+    lost = _("quality was not measured") if one.loss is None else _("{loss} of {metric} lost").format(
+        loss=words.lost(told["metric"], one.loss), metric=told["metric"]
+    )  # fmt: skip
+    on = _(" on {dataset}").format(dataset=told["dataset"]) if told["dataset"] else ""
+    figures = _("{size} smaller, p50 {latency} and throughput {rate} as good ({job})").format(
+        size=words.times(theirs.size / max(ours.size, 1)),
+        latency=words.times(theirs.speeds[0].p50 / max(ours.speeds[0].p50, 1e-12)),
+        rate=words.times(ours.best.rate / max(theirs.best.rate, 1e-12)),
+        job=told["job"],
+    )
+    if one.dominated:
+        verdict: Line = Styled((_("dominated by {parent}: never recommended").format(parent=told["baseline"]), "bad"))
+    else:
+        verdict = _("beside {parent}").format(parent=told["baseline"])
+    return [verdict, f"{lost}{on}", figures]
+
+
 def _write_card(card: str) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
@@ -135,14 +165,14 @@ def _write_card(card: str) -> None:
     console.print(Markdown(card), width=min(console.width, _CARD_WIDTH))
 
 
-def _described(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def _described(manifest: dict[str, Any]) -> list[tuple[str, Line]]:
     """Signature, processing, batching, parity, files and notes of a manifest."""
     from openmaas.cli.processing import processing_lines
 
     if manifest.get("generator"):
         from openmaas.cli.generators import generator_rows
 
-        head = generator_rows(manifest["generator"])
+        head: list[tuple[str, Line]] = [*generator_rows(manifest["generator"])]
     else:
         head = [
             *_labelled(_("inputs"), [_tensor(spec) for spec in manifest["signature"]["inputs"]]),
@@ -158,7 +188,7 @@ def _described(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _labelled(label: str, lines: list[str]) -> list[tuple[str, str]]:
+def _labelled(label: str, lines: Sequence[Line]) -> list[tuple[str, Line]]:
     """The label stands before the first line only."""
     return [(label if index == 0 else "", line) for index, line in enumerate(lines)]
 

@@ -133,7 +133,9 @@ class _View:
         self._known = self._outcomes(self.baseline)
 
     def entrant(self, one: Contender) -> Entrant:
-        rows = agree(one.outputs, self.baseline.outputs, one.declared) if one.outputs and self.baseline.outputs else None
+        rows = (
+            agree(one.outputs, self.baseline.outputs, _public(one.declared)) if one.outputs and self.baseline.outputs else None
+        )
         given = self._outcomes(one)
         agreement = _agreement(rows, self._known, given, len(next(iter(one.outputs.values()), ())))
         plain = Entrant(
@@ -253,6 +255,11 @@ class _View:
         if number < len(known):
             return known[number].name
         return str(declared[number]) if number < len(declared) else str(number)
+
+
+def _public(declared: Output | None) -> Output | None:
+    """The declaration of what processing makes of the engine's output, which has another name."""
+    return None if declared is None else msgspec.structs.replace(declared, output="")
 
 
 def _changed(before: Answered, after: Answered) -> NDArray[np.intp]:
