@@ -178,7 +178,6 @@ def _write_classes(made: Evaluation) -> None:
         told = _("{shown} of {classes} classes, those that are found worst").format(shown=len(shown), classes=len(made.classes))
         write(Styled((told, "head")))
     write_table(table)
-    write()
 
 
 # ── what serving takes ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,18 +185,24 @@ def _write_classes(made: Evaluation) -> None:
 
 def _write_figures(figures: Figures, *, generates: bool) -> None:
     from openmaas.cli.console import Styled, write
-    from openmaas.cli.units import milliseconds, size
+    from openmaas.cli.units import size
 
     first, best = figures.speeds[0], figures.best
     unit = _("{rate} tokens/s at {batch} streams") if generates else _("{rate} rows/s at batch {batch}")
     rate = f"{best.rate:,.0f}" if best.rate >= 100 else f"{best.rate:.3g}"
     parts = [
-        _("p50 {p50}, p99 {p99} at batch {batch}").format(
-            p50=milliseconds(first.p50), p99=milliseconds(first.p99), batch=first.batch
-        ),
+        _("p50 {p50}, p99 {p99} at batch {batch}").format(p50=_time(first.p50), p99=_time(first.p99), batch=first.batch),
         unit.format(rate=rate, batch=best.batch),
         _("{size} of files").format(size=size(figures.size)),
         _("{memory} at most in memory").format(memory=size(figures.memory)),
         _("{cost} s of a processor for 1,000 rows").format(cost=f"{figures.cost:.3g}"),
     ]
+    write()
     write(Styled((_("speed") + "  ", "head"), " · ".join(parts)))
+
+
+def _time(seconds: float) -> str:
+    """A latency, which may be of some microseconds."""
+    from openmaas.cli.units import milliseconds
+
+    return f"{seconds * 1e6:.3g} µs" if seconds < 1e-4 else milliseconds(seconds)
