@@ -20,9 +20,8 @@ def distil(commands: Commands, seeds: int, console: Console) -> Distillation:
     recipe: dict[str, Any] = msgspec.yaml.decode((HERE / "recipes" / "distillation" / "student.yaml").read_bytes())
     found = Distillation(recipe=recipe)
     for seed in range(seeds):
-        pair = []
-        for mix in (recipe["steps"][0]["distil"].get("mix", 0.7), 0.0):
-            pair.append(_accuracy(commands, recipe, seed, mix))
+        mixes = (recipe["steps"][0]["distil"].get("mix", 0.7), 0.0)
+        pair = [_accuracy(commands, recipe, seed, mix) for mix in mixes]
         found.taught.append(pair[0])
         found.alone.append(pair[1])
         console.print(f"  distillation, seed {seed}: {pair[0]:.4f} with a teacher, {pair[1]:.4f} without")

@@ -16,13 +16,10 @@ def header(result: Result) -> list[str]:
 
 
 def cells(row: Row) -> list[str]:
-    lost = (
-        "–"
-        if row.loss is None
-        else f"{row.loss:.2%} (≤ {row.loss_high:.2%})"
-        if row.loss_high is not None
-        else f"{row.loss:.2%}"
-    )
+    bound = "" if row.loss_high is None else f" (≤ {row.loss_high:.2%})"
+    lost = "–" if row.loss is None else f"{row.loss:.2%}{bound}"
+    least = "–" if row.cosine is None else f"{row.cosine:.5f}"
+    rate, p50 = f"{row.rate:,.0f}", f"{row.p50 * 1e3:.2f}"
     return [
         row.label, row.engine, _bytes(row.size), f"{row.smaller:.1f}", rate, f"{row.faster:.2f}", p50, row.quality, lost, least,
     ]  # fmt: skip
