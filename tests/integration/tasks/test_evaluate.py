@@ -149,6 +149,7 @@ def test_an_engine_that_dies_is_a_failure_with_a_name(
     assert failed.value.code == "crashed"
 
 
+@pytest.mark.slow
 def test_sentence_pairs_are_held_against_their_similarity(registry: Registry, evaluated: Evaluate, tmp_path: Path) -> None:
     source = encoder_folder(tmp_path / "encoder")
     modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
