@@ -175,7 +175,7 @@ class Trainable(nn.Module):  # type: ignore[misc]
                     attribute.i = module.groups
             start = self.flattens.get(node.name)
             if node.op_type == "Reshape" and start is not None:
-                name = f"{node.name}/flattened"
+                name = _unused(f"{node.name}/flattened", {tensor.name: tensor for tensor in graph.initializer})
                 graph.initializer.append(to_proto(torch.tensor([0] * start + [-1]), name))
                 node.input[1] = name
                 for attribute in [attribute for attribute in node.attribute if attribute.name == "allowzero"]:

@@ -22,7 +22,9 @@ from openmaas.tasks.optimization.trainable.proof import Arrays, prove
 _QUANTIZED = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "MatMulNBits")
 _TRAINED = (
     "Add",
+    "Sub",
     "Mul",
+    "Div",
     "PRelu",
     "MatMul",
     "LayerNormalization",

@@ -1,25 +1,23 @@
-"""Whole channels taken away, so that layers become smaller: DepGraph (Fang et al. 2023, arXiv 2301.12900) by torch-pruning.
+"""Whole channels taken away, so that layers become smaller (Li et al. 2017; for sets of layers Fang et al. 2023).
 
-Layers whose channels hang together (a residual sum, a concatenation, a depthwise convolution) lose the same ones. Which go is
-told by the norm of all weights that belong to a channel. Layers that give the model's outputs keep theirs.
+Layers whose channels hang together (a residual sum, a depthwise convolution) lose the same ones. Which go is told by the norm
+of all weights that belong to a channel. Layers that give the model's outputs keep theirs.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-import torch_pruning
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from openmaas.core.recipes import Prune
 from openmaas.tasks.optimization.base import Bench, Piece, cannot
 from openmaas.tasks.optimization.checks import require_finite
 from openmaas.tasks.optimization.graphs import read_graph, write_graph
+from openmaas.tasks.optimization.passes.prune.labels import Channels, remove
 from openmaas.tasks.optimization.passes.prune.layers import check_exclude, excluded
-from openmaas.tasks.optimization.passes.prune.reach import Reach
 from openmaas.tasks.optimization.trainable import Trainable, lift
 from openmaas.tasks.optimization.training import History, default_loss, train
 
@@ -34,7 +32,10 @@ def prune_channels(piece: Piece, parameters: Prune, bench: Bench) -> Piece:
     model = read_graph(piece.path)
     require_finite(model)
     trainable = lift(model, bench.training.inputs if bench.training is not None else None)
-    kept_whole = _obstacles(trainable, parameters)
+    names = list(_layers(trainable))
+    check_exclude(parameters, names)
+    left_out = [name for name in names if excluded(parameters, name)]
+    kept_whole = _kept_whole(Channels(trainable, left_out), parameters, names)
     before = {name: _width(module) for name, module in _layers(trainable).items()}
     weights = _count(trainable)
     loss = None
@@ -44,7 +45,7 @@ def prune_channels(piece: Piece, parameters: Prune, bench: Bench) -> Piece:
     histories: list[History] = []
     for number in range(1, parameters.schedule + 1):
         bench.progress("pruning channels", number - 1, parameters.schedule)
-        _shrink(trainable, kept_whole, before, parameters.amount * number / parameters.schedule, bench.seed)
+        _shrink(trainable, left_out, before, parameters.amount * number / parameters.schedule)
         if loss is not None and bench.training is not None:
             stage = f"round {number} of {parameters.schedule}" if parameters.schedule > 1 else "training"
             histories.append(
@@ -86,17 +87,10 @@ def _count(trainable: Trainable) -> int:
     return sum(parameter.numel() for parameter in trainable.parameters())
 
 
-def _obstacles(trainable: Trainable, parameters: Prune) -> dict[str, str]:
+def _kept_whole(channels: Channels, parameters: Prune, names: list[str]) -> dict[str, str]:
     """Layers that keep their channels, and why. Raises Refused where all do."""
-    layers = _layers(trainable)
-    check_exclude(parameters, list(layers))
-    names = {name for step in trainable.steps for name in (*step.inputs, *step.outputs) if name}
-    with torch.no_grad():
-        shapes = {name: tuple(value.shape) for name, value in trainable.values(trainable.samples[0], names).items()}
-    reach = Reach(trainable, shapes)
-    found = {name: "excluded" if excluded(parameters, name) else reach.obstacle(name) for name in layers}
-    found = {name: reason for name, reason in found.items() if reason}
-    if len(found) == len(layers):
+    found = {name: reason for name in names if (reason := channels.obstacle(name))}
+    if len(found) == len(names):
         told = "; ".join(f"{name!r}: {reason}" for name, reason in list(found.items())[:_TOLD])
         more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
         reason = f"no layer can lose channels ({told}{more})" if found else "the graph has no convolution or linear layer"
@@ -104,50 +98,51 @@ def _obstacles(trainable: Trainable, parameters: Prune) -> dict[str, str]:
     return found
 
 
-def _shrink(trainable: Trainable, kept_whole: dict[str, str], widths: dict[str, int], amount: float, seed: int) -> None:
-    """Take channels until `amount` of each layer's first width is gone."""
-    names = {module: name for name, module in trainable.nodes.items()}
-    ignored = [trainable.nodes[name] for name in kept_whole]
-    torch.manual_seed(seed)
-    graph = _dependencies(trainable)
-    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
-    for group in graph.get_all_groups(ignored_layers=ignored):
-        root, function = group[0].dep.target.module, group[0].dep.handler
-        width, now = widths[names[root]], _width(root)
-        keep = max(1, width - round(amount * width))
-        if keep >= now:
+def _shrink(trainable: Trainable, excluded_nodes: list[str], first: dict[str, int], amount: float) -> None:
+    """Take channels until `amount` of what each layer had at first is gone; one stays at least."""
+    channels = Channels(trainable, excluded_nodes)
+    scores = _scores(channels)
+    left = {node: set(labels.tolist()) for node, labels in channels.given.items()}
+    gone: set[int] = set()
+    for nodes in _sets(channels):
+        width = max(first[node] for node in nodes)
+        labels = set[int]().union(*(left[node] for node in nodes))
+        surplus = len(labels) - max(1, width - round(amount * width))
+        for label in sorted(labels - set(channels.frozen), key=lambda label: (scores[label], label)):
+            owners = [node for node in nodes if label in left[node]]
+            if surplus <= 0:
+                break
+            if all(len(left[node]) > 1 for node in owners):
+                surplus -= 1
+                gone.add(label)
+                for node in owners:
+                    left[node].remove(label)
+    remove(trainable, channels, gone)
+
+
+def _scores(channels: Channels) -> NDArray[np.float64]:
+    """Of each label, the squared norm of all weights that belong to it, each tensor's relative to its mean."""
+    scores = np.zeros(1 + max(int(place.labels.max()) for place in channels.places))
+    for place in channels.places:
+        if place.tensor.startswith("running"):
             continue
-        scores = importance(group)
-        if scores is None:
-            continue
-        gone = torch.argsort(scores, stable=True)[: now - keep].tolist()
-        chosen = graph.get_pruning_group(root, function, gone)
-        if graph.check_pruning_group(chosen):
-            chosen.prune()
-    _check_answers(trainable)
+        tensor = getattr(place.owner, place.tensor).detach().double()
+        norms = tensor.square().sum([axis for axis in range(tensor.ndim) if axis != place.axis]).numpy()
+        mean = float(norms.mean())
+        np.add.at(scores, place.labels, norms / mean if mean > 0 else norms)
+    return scores
 
 
-def _dependencies(trainable: Trainable) -> Any:
-    graph = torch_pruning.DependencyGraph()
-    sample = {name: torch.as_tensor(array) for name, array in trainable.samples[0].items()}
-    free: Sequence[tuple[nn.Parameter, int]] = [
-        (parameter, max((axis for axis, length in enumerate(parameter.shape) if length > 1), default=0))
-        for parameter in trainable.free.values()
-    ]
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        graph.build_dependency(
-            trainable,
-            example_inputs=sample,
-            forward_fn=lambda model, inputs: list(model(**inputs).values()),
-            unwrapped_parameters=list(free),
-            verbose=False,
-        )
-    return graph
-
-
-def _check_answers(trainable: Trainable) -> None:
-    """The smaller model computes, and its outputs have the shapes that they had. Raises Refused that names the node."""
-    with torch.no_grad():
-        for sample in trainable.samples:
-            trainable(**sample)
+def _sets(channels: Channels) -> list[list[str]]:
+    """Layers that share labels."""
+    sets: list[tuple[set[str], set[int]]] = []
+    for node, found in channels.given.items():
+        nodes, labels = {node}, set(found.tolist())
+        apart = []
+        for other in sets:
+            if other[1] & labels:
+                nodes, labels = nodes | other[0], labels | other[1]
+            else:
+                apart.append(other)
+        sets = [*apart, (nodes, labels)]
+    return [sorted(nodes) for nodes, _ in sets]
