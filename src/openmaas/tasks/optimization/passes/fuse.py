@@ -34,7 +34,7 @@ def run(piece: Piece, parameters: Fuse, bench: Bench) -> Piece:
     if parameters.what in ("graph", "all"):
         bench.progress("fusing the graph")
         fused = _fuse_graph(model, bench.folder)
-        if _weights(fused) > size + _GROWTH:
+        if _weights(fused) > size * 1.05 + _GROWTH:
             notes.append("Constants were not folded: the file would become larger, since its weights have few bits.")
         elif foreign := _domains(fused) - _domains(model):
             notes.append(f"The graph was not fused: onnxruntime would write operators of {', '.join(sorted(foreign))}.")
