@@ -14,9 +14,9 @@ from onnx import helper
 
 from openmaas.core.errors import Refused
 from openmaas.core.processing import Embedding, Labels, Processing
-from openmaas.core.recipes import Distil
+from openmaas.core.recipes import Distil, LowRank
 from openmaas.tasks.examples import Examples
-from openmaas.tasks.optimization.passes import distil
+from openmaas.tasks.optimization.passes import distil, low_rank
 from tests.unit.tasks.optimization.graph_models import Arrays, bench, graph, piece_of, run, version
 
 _CLASSES = tuple(map(str, range(10)))
@@ -176,3 +176,18 @@ def test_labels_in_the_manifest_stand_for_classes_where_there_is_no_truth(tmp_pa
         ),
     )
     assert made.facts["distil"]["training"]["held_out_loss"][0] == pytest.approx(0, abs=1e-5)  # it is its own teacher
+
+
+def test_split_layers_are_trained_to_answer_as_the_whole_ones_did(tmp_path: Path) -> None:
+    model, examples = _student(hidden=32), replace(_examples(truth=False), task="agreement", classes=())
+    off = []
+    for number, epochs in enumerate((0, 20)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        parameters = LowRank(rank=8, exclude=("second",), epochs=epochs, learning_rate=1e-2)
+        made = low_rank.run(piece_of(model, folder / "a"), parameters, bench(folder, training=examples))
+        x = {"x": _digits()[0]}
+        off.append(float(np.square(run(made.path, x)["scores"] - run(model, x)["scores"]).mean()))
+    assert off[1] < off[0] / 2
+    assert made.facts["low_rank"]["trained_on"] == "its own earlier answers"
+    assert made.facts["low_rank"]["layers"][0]["rank"] == 8

@@ -77,9 +77,28 @@ def run(piece: Piece, parameters: LowRank, bench: Bench) -> Piece:
             f"{line['node']}: rank {line['rank']} of {line['of']}, {line['energy']:.1%} of the energy, "
             f"{line['before']} → {line['after']} weights"
         )
-    facts = {"layers": told, "skipped": skipped, "parameters": {"before": before, "after": after}}
+    facts: dict[str, Any] = {"layers": told, "skipped": skipped, "parameters": {"before": before, "after": after}}
+    if parameters.epochs:
+        model, trained = _trained(piece, model, parameters, bench)
+        facts |= trained
     artifact = write_graph(model, bench.folder, piece.artifact.options)
     return piece.changed(artifact, bench.folder, low_rank=facts)
+
+
+def _trained(piece: Piece, model: Any, parameters: LowRank, bench: Bench) -> tuple[Any, dict[str, Any]]:
+    """The split model after training. Without labels it is held to what the model answered before it was split."""
+    from openmaas.tasks.optimization.trainable import lift
+    from openmaas.tasks.optimization.training import default_loss, train
+
+    examples = bench.training
+    assert examples is not None
+    loss, kind = default_loss(lift(read_graph(piece.path), examples.inputs), examples, piece.manifest.processing)
+    trainable = lift(model, examples.inputs)
+    history = train(
+        trainable, examples, loss=loss, epochs=parameters.epochs, learning_rate=parameters.learning_rate,
+        batch=parameters.batch, seed=bench.seed, progress=bench.progress,
+    )  # fmt: skip
+    return trainable.to_onnx(), {"trained_on": kind, "training": history.to_facts()}
 
 
 def _find(model: Any, parameters: LowRank) -> tuple[list[_Layer], dict[str, str]]:
