@@ -32,12 +32,13 @@ MOST_ROWS: Final = 50_000
 
 RESAMPLES: Final = 2000
 _ALPHA: Final = 0.05
+_VALUES: Final = 1 << 20  # weights that are held at once
 _Z: Final = 1.959964  # of the normal distribution, for 95%
 
 Kind = Literal["classes", "values", "losses"]
 Array = NDArray[Any]
-Statistic = Callable[[Array], float]
-"""How often each row was drawn → the figure; NaN where these rows do not define it."""
+Statistic = Callable[[Array], Array]
+"""How often each row was drawn [resample, row] → the figure of each resample, NaN where its rows do not define it."""
 
 _DTYPES: Final[dict[str, Any]] = {"classes": np.dtype("<i4"), "values": np.dtype("<f4"), "losses": np.dtype("<f4")}
 
@@ -74,80 +75,113 @@ class Answered:
 
 def _accuracy(truth: Array, answers: Array) -> Statistic:
     right = (truth == answers).astype(np.float64)
-    return lambda weights: float(weights @ right / weights.sum())
+    return lambda weights: weights @ right / weights.sum(axis=1)
 
 
 def _macro(figure: Callable[[Array, Array, Array], Array]) -> Callable[[Array, Array], Statistic]:
     """The mean over all classes that are in the truth or among the answers, as scikit-learn's `macro`.
 
-    figure: (right, rows of the class, answers of the class) by class → by class, NaN for classes that do not count.
+    figure: (right, rows of the class, answers of the class), all [resample, class] → the same, NaN for what does not count.
     """
 
     def prepare(truth: Array, answers: Array) -> Statistic:
         names, places = np.unique(np.concatenate([truth, answers]), return_inverse=True)
         true, given, count = places[: len(truth)], places[len(truth) :], len(names)
-        right = true == given
+        right = np.flatnonzero(true == given)
+        hit, of_class, answered = _summed(true[right], count), _summed(true, count), _summed(given, count)
 
-        def statistic(weights: Array) -> float:
-            hits = np.bincount(true[right], weights[right], count)
-            of_class, answered = np.bincount(true, weights, count), np.bincount(given, weights, count)
-            seen = (of_class + answered) > 0
-            figures = figure(hits[seen], of_class[seen], answered[seen])
-            return float(np.nanmean(figures))
+        def statistic(weights: Array) -> Array:
+            hits, rows, named = hit(weights[:, right]), of_class(weights), answered(weights)
+            figures = np.where(rows + named > 0, figure(hits, rows, named), np.nan)
+            means: Array = np.nanmean(figures, axis=1)
+            return means
 
         return statistic
 
     return prepare
 
 
+def _summed(places: Array, count: int) -> Statistic:
+    """Weights [resample, row] → their sum by place [resample, place]."""
+    order = np.argsort(places, kind="stable")
+    present, starts = np.unique(places[order], return_index=True)
+
+    def total(weights: Array) -> Array:
+        sums = np.zeros((len(weights), count))
+        if len(starts):
+            sums[:, present] = np.add.reduceat(weights[:, order], starts, axis=1)
+        return sums
+
+    return total
+
+
 def _ratio(part: Array, whole: Array) -> Array:
     """0 where there is no whole."""
-    shares: Array = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    shares: Array = np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
     return shares
 
 
 def _balanced(hits: Array, of_class: Array, _: Array) -> Array:
-    shares: Array = np.divide(hits, of_class, out=np.full(len(hits), np.nan), where=of_class > 0)
+    shares: Array = np.divide(hits, of_class, out=np.full(hits.shape, np.nan), where=of_class > 0)
     return shares
 
 
 def _mae(truth: Array, answers: Array) -> Statistic:
     errors = np.abs(truth - answers)
-    return lambda weights: float(weights @ errors / weights.sum())
+    return lambda weights: weights @ errors / weights.sum(axis=1)
 
 
 def _rmse(truth: Array, answers: Array) -> Statistic:
     squares = (truth - answers) ** 2
-    return lambda weights: math.sqrt(float(weights @ squares / weights.sum()))
+    return lambda weights: np.sqrt(weights @ squares / weights.sum(axis=1))
 
 
 def _r2(truth: Array, answers: Array) -> Statistic:
     centred = truth - truth.mean()
-    squares = (truth - answers) ** 2
+    squares, least = (truth - answers) ** 2, 1e-12 * float((centred**2).mean())
 
-    def statistic(weights: Array) -> float:
-        total = weights.sum()
-        variance = float(weights @ centred**2 / total - (weights @ centred / total) ** 2)
-        return 1 - float(weights @ squares / total) / variance if variance > 1e-12 * float(centred @ centred) else math.nan
+    def statistic(weights: Array) -> Array:
+        total = weights.sum(axis=1)
+        variance = weights @ centred**2 / total - (weights @ centred / total) ** 2
+        found = np.full(len(weights), np.nan)
+        return np.asarray(1 - np.divide(weights @ squares / total, variance, out=found, where=variance > least))
 
     return statistic
 
 
 def _pearson(truth: Array, answers: Array) -> Statistic:
-    return lambda weights: _correlation(truth, answers, weights)
+    one, other = truth - truth.mean(), answers - answers.mean()
+
+    def statistic(weights: Array) -> Array:
+        return _correlation(weights, *((weights @ part) for part in (one, other, one**2, other**2, one * other)))
+
+    return statistic
 
 
 def _spearman(truth: Array, answers: Array) -> Statistic:
     true, given = _ties(truth), _ties(answers)
-    return lambda weights: _correlation(_ranks(true, weights), _ranks(given, weights), weights)
+
+    def statistic(weights: Array) -> Array:
+        return np.array([_rank_correlation(_ranks(true, row), _ranks(given, row), row) for row in weights])
+
+    return statistic
 
 
-def _correlation(one: Array, other: Array, weights: Array) -> float:
-    total = weights.sum()
-    first, second = one - weights @ one / total, other - weights @ other / total
-    spread = float(weights @ first**2) * float(weights @ second**2)
-    limits = float(weights @ one**2) * float(weights @ other**2)
-    return float(weights @ (first * second)) / math.sqrt(spread) if spread > 1e-24 * limits else math.nan
+def _rank_correlation(one: Array, other: Array, weights: Array) -> float:
+    middle = weights.sum() / 2  # where the mean of all ranks lies
+    first, second = one - middle, other - middle
+    sums = [np.array([weights @ part]) for part in (first, second, first**2, second**2, first * second)]
+    return float(_correlation(weights[None], *sums)[0])
+
+
+def _correlation(weights: Array, one: Array, other: Array, squares: Array, others: Array, products: Array) -> Array:
+    """Of weighted sums of two values, of their squares and of their products; NaN where one of the two does not vary."""
+    total = weights.sum(axis=1)
+    spread = (squares / total - (one / total) ** 2) * (others / total - (other / total) ** 2)
+    varies = spread > 1e-24 * (squares / total) * (others / total)
+    found = np.full(len(total), np.nan)
+    covariance = products / total - one * other / total**2
+    return np.asarray(np.divide(covariance, np.sqrt(np.where(varies, spread, 1)), out=found, where=varies))
 
 
 def _ties(values: Array) -> Array:
@@ -164,12 +198,12 @@ def _ranks(places: Array, weights: Array) -> Array:
 
 
 def _mean_loss(truth: Array, answers: Array) -> Statistic:
-    return lambda weights: float((weights * truth) @ answers / max(float(weights @ truth), 1e-300))
+    return lambda weights: weights @ (truth * answers) / np.maximum(weights @ truth, 1e-300)
 
 
 def _perplexity(truth: Array, answers: Array) -> Statistic:
     mean = _mean_loss(truth, answers)
-    return lambda weights: math.exp(min(500.0, mean(weights)))
+    return lambda weights: np.exp(np.minimum(500.0, mean(weights)))
 
 
 METRICS: Final[dict[str, Metric]] = {
@@ -217,7 +251,7 @@ def estimate(metric: str, outcomes: Outcomes | Answered, seed: int = 0, resample
     one, known = find_metric(metric), _answered(outcomes)
     (columns, counts), truth = _collapsed(one, known), known.truth
     statistic = one.prepare(*columns)
-    value = _defined(one, statistic(counts.astype(np.float64)))
+    value = _defined(one, _once(statistic, counts))
     drawn = _draws(counts, seed, resamples, statistic)
     low, high = _percentiles(drawn)
     if one.name == "accuracy":
@@ -272,14 +306,14 @@ def _paired(
     columns, counts = _collapsed(one, first, second.answers)
     statistics = one.prepare(columns[0], columns[1]), one.prepare(columns[0], columns[2])
 
-    def gained(weights: Array) -> float:
+    def gained(weights: Array) -> Array:
         old, new = statistics[0](weights), statistics[1](weights)
-        better = new - old if one.higher else old - new
+        better: Array = new - old if one.higher else old - new
         if not relative:
             return better
-        return better / old if old > 0 else 0.0 if better == 0 else math.nan
+        return np.asarray(np.divide(better, old, out=np.where(better == 0, 0.0, np.nan), where=old > 0))
 
-    value = gained(counts.astype(np.float64))
+    value = _once(gained, counts)
     if relative and math.isnan(value):
         raise Refused(
             f"The baseline's {metric} is 0, of which no share can be lost.",
@@ -309,20 +343,27 @@ def _collapsed(metric: Metric, known: Answered, *others: Array) -> tuple[tuple[A
     return tuple(cells), counts
 
 
+def _once(statistic: Statistic, weights: Array) -> float:
+    """Of the rows as they are."""
+    return float(statistic(weights.astype(np.float64)[None])[0])
+
+
 def _draws(counts: Array, seed: int, resamples: int, statistic: Statistic) -> Array:
     """The figure of each resample."""
-    return np.fromiter((statistic(weights) for weights in _resamples(counts, seed, resamples)), np.float64, resamples)
+    return np.concatenate([statistic(weights) for weights in _resamples(counts, seed, resamples)])
 
 
 def _resamples(counts: Array, seed: int, resamples: int) -> Iterator[Array]:
+    """How often each row is drawn, some resamples at a time."""
     random, rows = np.random.default_rng(seed), int(counts.sum())
-    if len(counts) < rows:
-        shares = counts / rows
-        for _ in range(resamples):
-            yield random.multinomial(rows, shares).astype(np.float64)
-    else:
-        for _ in range(resamples):
-            yield np.bincount(random.integers(0, rows, rows), minlength=rows).astype(np.float64)
+    step = max(1, _VALUES // len(counts))
+    for start in range(0, resamples, step):
+        some = min(step, resamples - start)
+        if len(counts) < rows:
+            yield random.multinomial(rows, counts / rows, size=some).astype(np.float64)
+        else:
+            drawn = (np.bincount(random.integers(0, rows, rows), minlength=rows) for _ in range(some))
+            yield np.stack([one.astype(np.float64) for one in drawn])
 
 
 def _percentiles(drawn: Array, value: float | None = None) -> tuple[float, float]:
@@ -377,10 +418,10 @@ def _unseen_difference(metric: Metric, before: Answered, after: Answered, seed: 
     weights = np.ones(len(before))
     statistic = metric.prepare(before.truth, before.answers)
     badness = before.answers if metric.kind == "losses" else np.abs(before.truth - before.answers)
-    value = statistic(weights)
+    value = _once(statistic, weights)
     weights *= 1 - share
     weights[int(badness.argmax())] += share * len(before)
-    changed = statistic(weights)
+    changed = _once(statistic, weights)
     gap = abs(changed - value) if math.isfinite(changed) else share
     gap = max(gap, share) if metric.share else gap
     return (gap / value if value else share) if relative else gap
