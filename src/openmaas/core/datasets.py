@@ -43,9 +43,9 @@ class DataColumn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class DatasetManifest(msgspec.Struct, frozen=True, kw_only=True):
     """The immutable description of a dataset's version.
 
-    entry: the file that holds the rows; empty for an image folder. columns: the label's among them. label: name of the column
-    that is predicted, empty where there is none. classes: names of the classes in the order of their indices where the label
-    is text or an image's folder; empty where it is a whole number, which is then the class's index itself.
+    entry: the file that holds the rows, of images perhaps a zip file; empty for a folder of them. columns: the label's among
+    them. label: name of the column that is predicted, empty where there is none. classes: their names in the order of their
+    indices where the label is text or an image's folder; empty where it is a whole number, which is then the index itself.
     counts: rows of each class by its index. missing: rows whose label is empty or NaN. preview: cells of the first rows, of the
     first columns, as short text. notes: what a person should be told.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,20 @@ def test_hidden_files_of_a_folder_are_not_sent(client: openmaas.Client, control:
     result = client.push_dataset(tmp_path / "pets")
     assert set(control.sent()) == {"cat/1.png"}
     assert set(result.left_out) == {"cat/.DS_Store", "Thumbs.db", ".git/config"}
+
+
+def test_many_images_travel_as_one_file(client: openmaas.Client, control: Control, tmp_path: Path) -> None:
+    for number in range(70):
+        (tmp_path / "pets" / "cat").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pets" / "cat" / f"{number}.png").write_bytes(b"image %d" % number)
+    client.push_dataset(tmp_path / "pets")
+    first = control.sent()
+    assert set(first) == {"images.zip"}
+    (tmp_path / "copy.zip").write_bytes(first["images.zip"])
+    with zipfile.ZipFile(tmp_path / "copy.zip") as archive:
+        assert len(archive.namelist()) == 70 and archive.read("cat/7.png") == b"image 7"
+    client.push_dataset(tmp_path / "pets")
+    assert control.sent() == first
 
 
 def test_a_hidden_file_that_is_named_itself_is_sent(client: openmaas.Client, control: Control, tmp_path: Path) -> None:

@@ -16,7 +16,17 @@ from openmaas.core.errors import InvalidInput
 from openmaas.formats.base import ExaminedDataset
 from openmaas.formats.datasets.arrays import read_npz
 from openmaas.formats.datasets.base import UNBOUNDED, Arrays, Budget, Columns, invalid, listed
-from openmaas.formats.datasets.images import check_images, find_images, read_images
+from openmaas.formats.datasets.images import (
+    Folder,
+    Source,
+    check_layout,
+    check_pixels,
+    find_images,
+    holds_images,
+    in_class_folders,
+    open_archive,
+    read_images,
+)
 from openmaas.formats.datasets.meaning import encode, understand
 from openmaas.formats.datasets.parquet import read_parquet
 from openmaas.formats.datasets.tables import read_csv, read_jsonl, read_text
@@ -74,15 +84,25 @@ def read_dataset(
         raise invalid(f"The dataset has {manifest.rows} rows; {int(index.min())} to {int(index.max())} were asked for.")
     budget = Budget(limit)
     if manifest.format == "images":
-        images = find_images(folder, sorted(file.path for file in manifest.files))
-        _require_rows(manifest, len(images))
-        arrays = read_images(folder, [images[row] for row in index.tolist()], budget).arrays if len(index) else {}
+        arrays = _read_images(manifest, folder, index, budget)
     else:
         whole = _read_file(manifest.format, folder / manifest.entry, budget).arrays
         _require_rows(manifest, len(next(iter(whole.values()), ())))
         arrays = whole if rows is None else {name: array[index] for name, array in whole.items()}
     label = encode(arrays.pop(manifest.label), manifest.purpose, manifest.classes) if manifest.label else None
     return Dataset(manifest=manifest, columns=arrays, label=label, classes=manifest.classes, index=index)
+
+
+def _read_images(manifest: DatasetManifest, folder: Path, index: NDArray[np.int64], budget: Budget) -> Arrays:
+    def read(source: Source) -> Arrays:
+        images = find_images(source)
+        _require_rows(manifest, len(images))
+        return read_images(source, [images[row] for row in index.tolist()], budget, labelled=bool(manifest.label))
+
+    if not manifest.entry:
+        return read(Folder(folder, [file.path for file in manifest.files]))
+    with open_archive(folder / manifest.entry) as archive:
+        return read(archive)
 
 
 def _require_rows(manifest: DatasetManifest, rows: int) -> None:
@@ -118,12 +138,9 @@ def examine_files(folder: Path, files: Sequence[str], *, label: str | None, limi
 
 
 def _read(folder: Path, files: Sequence[str], budget: Budget) -> tuple[DatasetFormat, str, Columns]:
-    images = find_images(folder, files)
-    if images:
-        notes = check_images(folder, files, images)
-        columns = read_images(folder, images, budget)
-        columns.notes.extend(notes)
-        return "images", "", columns
+    loose = Folder(folder, files)
+    if find_images(loose):
+        return "images", "", _examined_images(loose, budget)
     found = [(kind, file) for file in files if (kind := _kind(folder / file)) is not None]
     if len(found) > 1:
         told = ", ".join(f"{file!r} ({kind})" for kind, file in found[:12])
@@ -133,7 +150,20 @@ def _read(folder: Path, files: Sequence[str], budget: Budget) -> tuple[DatasetFo
     if not found:
         raise _no_dataset(folder, files)
     kind, file = found[0]
+    if kind == "images":
+        with open_archive(folder / file) as archive:
+            return kind, file, _examined_images(archive, budget)
     return kind, file, _read_file(kind, folder / file, budget)
+
+
+def _examined_images(source: Source, budget: Budget) -> Columns:
+    images = find_images(source)
+    if not images:
+        raise invalid(f"None of the files ({listed(source.files)}) is an image, by its content.")
+    notes = check_layout(source, images)
+    arrays = read_images(source, images, budget, labelled=in_class_folders(images))
+    check_pixels(images, arrays["image"].tolist())
+    return Columns(arrays, notes)
 
 
 def _no_dataset(folder: Path, files: Sequence[str]) -> InvalidInput:
@@ -160,7 +190,7 @@ def _kind(path: Path) -> DatasetFormat | None:
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if head.startswith((b"PK\x03\x04", b"PAR1")):
-        return "npz" if head.startswith(b"PK") else "parquet"
+        return "parquet" if head.startswith(b"PAR1") else "images" if holds_images(path) else "npz"
     if path.name.startswith(".") or not head.strip() or b"\0" in head:
         return None
     if path.suffix.lower() in _TEXT_ENDINGS:

@@ -242,6 +242,34 @@ def test_images_that_blow_up(tmp_path: Path, size: tuple[int, int]) -> None:
         examined(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "a/../../b.png", "x\\y.png"])
+def test_zip_files_whose_members_lie_elsewhere(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr(name, _bomb(4, 4))
+    with pytest.raises(InvalidInput, match="not a file path"):
+        examined(tmp_path)
+
+
+def test_a_zip_file_of_images_that_blows_up(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", b"\x89PNG\r\n\x1a\n" + bytes(40_000_000))
+    tracemalloc.start()
+    with pytest.raises(TooLarge):
+        examined(tmp_path, limit=30_000_000)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+def test_a_zip_file_of_images_that_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "data.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", _bomb(4, 4))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60] + bytes(8) + whole[68:])
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        examined(tmp_path)
+
+
 def test_images_that_are_broken(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", size=(64, 64), shade=7)
     whole = (tmp_path / "a.png").read_bytes()

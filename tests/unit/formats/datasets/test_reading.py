@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,31 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert data.label is not None and data.label.tolist() == [0, 0, 1]
     assert read(tmp_path, rows=[2]).columns["image"].tolist() == wanted[2:]
     assert any("README.md" in note for note in data.manifest.notes)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_file_of_images(tmp_path: Path, compression: int) -> None:
+    names = ("cat/a.png", "cat/b.png", "dog/a.png")
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w", compression) as archive:
+        archive.mkdir("cat")
+        for shade, name in enumerate(names):
+            write_image(tmp_path / "loose" / name, shade=shade)
+            archive.write(tmp_path / "loose" / name, name)
+        archive.writestr("__MACOSX/cat/._a.png", "resource fork")
+    wanted = [(tmp_path / "loose" / name).read_bytes() for name in names]
+    shutil.rmtree(tmp_path / "loose")
+    data = read(tmp_path)
+    assert (data.manifest.format, data.manifest.entry, data.classes) == ("images", "pets.zip", ("cat", "dog"))
+    assert data.columns["image"].tolist() == wanted and data.label is not None and data.label.tolist() == [0, 0, 1]
+    some = read(tmp_path, rows=[2, 0])
+    assert some.columns["image"].tolist() == [wanted[2], wanted[0]] and some.label is not None
+    assert some.label.tolist() == [1, 0]
+
+
+def test_no_rows_of_images(tmp_path: Path) -> None:
+    write_image(tmp_path / "cat" / "a.png")
+    data = read(tmp_path, rows=[])
+    assert data.rows == 0 and data.columns["image"].shape == (0,) and data.label is not None and data.label.shape == (0,)
 
 
 def test_images_without_folders_are_inputs_only(tmp_path: Path) -> None:
