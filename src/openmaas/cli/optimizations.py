@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openmaas.cli.comparisons import Target
 from openmaas.cli.i18n import _, plural
 from openmaas.cli.options import Json, connect
+from openmaas.cli.units import parse_share
 
 if TYPE_CHECKING:
     from openmaas.core.evaluations import VersionComparison
 
 _SHOWN = 12
 """Recipes that a search tried and dropped, of which the reason is told."""
-
-
-class Target(StrEnum):
-    latency = "latency"
-    throughput = "throughput"
-    size = "size"
-    memory = "memory"
 
 
 def _print_passes(wanted: bool) -> None:
@@ -42,8 +36,11 @@ def optimize(
         str, typer.Option("--eval", metavar="DATASET", help=_("What quality is measured on; without it, agreement."))
     ] = "",
     max_loss: Annotated[
-        str, typer.Option("--max-loss", metavar="SHARE", help=_("Of quality that may be lost: 1% or 0.01 is one point."))
-    ] = "1%",
+        float,
+        typer.Option(
+            "--max-loss", metavar="SHARE", parser=parse_share, help=_("Of quality that may be lost: 1% or 0.01 is one point.")
+        ),
+    ] = "1%",  # type: ignore[assignment]  # as it is parsed
     target: Annotated[Target, typer.Option("--target", help=_("What is made best within it."))] = Target.latency,
     metric: Annotated[str, typer.Option("--metric", metavar="NAME", help=_("The usual one of the dataset without."))] = "",
     seconds: Annotated[float, typer.Option("--seconds", min=1, max=86400, help=_("That a search may take."))] = 900.0,
@@ -67,7 +64,7 @@ def optimize(
         raise typer.BadParameter(_("A report is written at the end; leave --no-wait out."))
     client = connect()
     job = client.optimize(
-        reference, recipe=recipe, data=data, evaluation=evaluation, auto=auto, max_loss=parse_share(max_loss),
+        reference, recipe=recipe, data=data, evaluation=evaluation, auto=auto, max_loss=max_loss,
         target=target.value, metric=metric, seconds=seconds, seed=seed,
     )  # fmt: skip
     if no_wait:
@@ -77,25 +74,13 @@ def optimize(
         done(_("{job} is submitted.").format(job=job.id))
         hint(f"openmaas jobs show {job.id} --wait")
         return
-    job = follow_job(client, job.id)
+    job = follow_job(client, job.id, quiet=as_json)
     if report is not None and job.result is not None and job.result.get("comparison"):
         _write_report(job.result, job.id, report)
     if as_json:
         print_json(job)
     elif job.result is not None:
         print_result(job.result, job.subject or reference, report)
-
-
-def parse_share(text: str) -> float:
-    """`1%` or `0.01` as a share from 0 to 1, 1 excluded."""
-    number = text.strip()
-    try:
-        value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise typer.BadParameter(_("{text!r} is not a share; write 1% or 0.01.").format(text=text))
-    return value
 
 
 def print_result(result: dict[str, Any], parent: str, report: Path | None = None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from openmaas.core.datasets import DatasetManifest
 from openmaas.core.errors import NotFound
 from openmaas.core.manifest import FileEntry, Manifest, Parity
 from openmaas.core.settings import Settings
@@ -26,6 +27,8 @@ class Registry:
         self.versions: dict[str, tuple[Manifest, Path]] = {}
         self.parents: dict[str, str | None] = {}
         self.recipes: dict[str, str] = {}
+        self.cards: dict[str, str] = {}
+        self.datasets: dict[str, tuple[DatasetManifest, Path]] = {}
         self.measurements: dict[str, dict[str, Any]] = {}
         """By reference, as control keeps them of jobs that succeeded."""
 
@@ -61,14 +64,17 @@ class Registry:
     def versions_of(self, model: str) -> list[Any]:
         return [self.show(reference) for reference in self.versions if reference.partition(":")[0] == model]
 
-    def push(self, path: Path, *, name: str, sample: Path | None, parity: Any, parent: str, recipe: str) -> Any:
+    def push(
+        self, path: Path, *, name: str, sample: Path | None, parent: str, recipe: str, parity: Any = None, card: str = ""
+    ) -> Any:
         kept = self.folder / f"{name}-{len(self.versions) + 1}"
         path.rename(kept)
         given = sample.name if sample is not None else None
-        reference = self.add(name, kept, sample=given, parity=msgspec.convert(parity, Parity), parent=parent)
-        self.recipes[reference] = recipe
-        number = int(reference.partition(":")[2])
-        return SimpleNamespace(version=SimpleNamespace(model=name, number=number), created=True)
+        compared = None if parity is None else msgspec.convert(parity, Parity)
+        reference = self.add(name, kept, sample=given, parity=compared, parent=parent)
+        self.recipes[reference], self.cards[reference] = recipe, card
+        number, digest = int(reference.partition(":")[2]), self.versions[reference][0].digest
+        return SimpleNamespace(version=SimpleNamespace(model=name, number=number, digest=digest), created=True)
 
 
 def _manifest(found: Examined, folder: Path) -> Manifest:
@@ -104,6 +110,9 @@ class FakeJob:
     def files(self, reference: str) -> tuple[Manifest, Path]:
         self.client.show(reference)
         return self.registry.versions[reference]
+
+    def dataset(self, reference: str) -> tuple[DatasetManifest, Path]:
+        return self.registry.datasets[reference]
 
     def environment(self, name: str) -> Path:
         raise AssertionError(f"no converter here needs the environment {name}")

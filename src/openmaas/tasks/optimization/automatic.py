@@ -34,9 +34,11 @@ from openmaas.tasks.serving import serving_choice
 from openmaas.tasks.side_by_side import Subject, figures_of, loaded_size, measure_side_by_side
 
 MOST_REGISTERED: Final = 5
+_FINALISTS: Final = 8
 _FINAL: Final = 12.0  # seconds that measuring one finalist takes at least
 _TRAINING: Final = 20.0  # times that a row costs in training what it costs the fastest batch, until it is known
 _FIRST: Final = 3.0  # seconds that a pass without training takes, until it is known
+_TIMED: Final = 0.3  # of the time that is left for the finalists, in which they are timed beside each other
 _LOOK: Final = 1.0  # seconds in which the parent's rate is found
 _MOST_TRIED: Final = 200
 
@@ -56,10 +58,13 @@ def search(ground: Ground, answering: Answering) -> dict[str, Any]:
         found = Search(bench, arguments.target, arguments.max_loss, arguments.seconds, tell=job.progress, start=start)
         found.run(candidates)
         left = start + arguments.seconds - time.monotonic()
-        finalists = found.finalists(max(1, min(MOST_REGISTERED, int(left / _FINAL))))
+        finalists = found.finalists(max(1, min(_FINALISTS, int(left / _FINAL))))
         variants = bench.variants(finalists)
-        share = max(3.0, left * 0.35)
-        measured = measure(ground, variants, seconds=min(60.0, share), choosing=min(12.0, share / max(1, len(variants))))
+        deadline = start + arguments.seconds
+        left = deadline - time.monotonic()
+        timing = max(2.0, min(60.0, left * _TIMED))
+        choosing = max(1.5, min(12.0, (left - timing) / max(1, len(variants)) / 2))
+        measured = measure(ground, variants, seconds=timing, choosing=choosing, deadline=deadline)
     for one in finalists:
         one.reason = one.reason or measured.left_out.get(bench.name(one), "")
     measured, made = _registered(ground, measured, variants, HELD_OUT if fitted is not held else 0.0)
@@ -70,7 +75,7 @@ def search(ground: Ground, answering: Answering) -> dict[str, Any]:
     job.log(comparison.why)
     tried = [_told(one, names.get(bench.name(one), "")) for one in found.trials[:_MOST_TRIED]]
     created = any(one.created for one in made.values())
-    return result_of(recommended, created, list(names.values()), measured, tried=tried, notes=[comparison.why])
+    return result_of(recommended, created, list(names.values()), measured, tried=tried)
 
 
 def _data(ground: Ground) -> tuple[Examples | None, Examples]:
@@ -209,6 +214,8 @@ def _registered(
     made: dict[str, Registered] = {}
     for variant in variants:
         entrant = next((one for one in comparison.entrants if one.version == variant.name), None)
+        if len(made) == MOST_REGISTERED and variant.name != comparison.recommended:
+            continue
         if entrant is None or not _is_worth_it(entrant, comparison, arguments.max_loss):
             continue
         job.progress(f"registering {variant.recipe.label}")

@@ -143,10 +143,13 @@ class Measured:
     left_out: dict[str, str]
 
 
-def measure(ground: Ground, variants: Sequence[Variant], *, seconds: float, choosing: float) -> Measured:
+def measure(
+    ground: Ground, variants: Sequence[Variant], *, seconds: float, choosing: float, deadline: float | None = None
+) -> Measured:
     """The parent and variants in one alternating run, each by the engine that would serve it.
 
-    seconds: of timing; choosing: of finding each variant's engine. The caller holds `job.alone()`. Raises Refused where the
+    seconds: of timing; choosing: of finding each variant's engine. deadline: on time.monotonic's clock; variants for which no
+    time is left are left out, all but the first. The caller holds `job.alone()`. Raises Refused where the
     parent itself cannot be measured.
     """
     job, arguments = ground.job, ground.arguments
@@ -157,6 +160,9 @@ def measure(ground: Ground, variants: Sequence[Variant], *, seconds: float, choo
     job.progress(f"answering with {arguments.version}")
     entered.append((None, parent, answers_of(job, ground.manifest, ground.folder, parent, ground.rows)))
     for number, variant in enumerate(variants):
+        if number and deadline is not None and time.monotonic() + choosing + seconds > deadline:
+            left_out[variant.name] = "No time was left to measure it."
+            continue
         job.progress(f"finding the engine of {variant.name}", number, len(variants))
         try:
             choice = best_choice(job, variant.manifest, variant.folder, _few(ground.rows.inputs), seconds=choosing)

@@ -26,7 +26,7 @@ Target = Literal["latency", "throughput", "size", "memory"]
 
 _CHANNELS: Final = (0.5, 0.7, 0.85)
 _TREES: Final = (0.5, 0.75, 0.9)
-_GENTLE: Final = 0.25  # where the first of these is too much
+_GENTLE: Final = 0.25  # for the case that the first of these is too much
 _ROW_VISITS: Final = 40_000
 """Rows times epochs that training in a search is given."""
 
@@ -220,11 +220,10 @@ def _trained(made: _Made, traits: Traits) -> None:
         return
     epochs = epochs_for(traits.training)
     for family, knob, variants in _shrinking(traits, epochs):
-        first = last = ""
+        last = ""
         for number, step in enumerate(variants):
             gentle = family == "channels" and number == len(variants) - 1
-            last = made.add(family, step, knob=knob, after="" if gentle else last, instead=first if gentle else "")
-            first = first or last
+            last = made.add(family, step, knob=knob, after="" if gentle else last)
             for follower in _followers(made, traits):
                 made.add(f"{family} → {_kind(follower)}", step, follower, knob=knob, after=last)
     if made.target == "size":

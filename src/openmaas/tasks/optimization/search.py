@@ -34,6 +34,7 @@ _KEPT: Final = (0.1, 0.3)
 _JUST: Final = 3.0
 """Times the allowed loss: an int8 model that loses more is not saved by a few layers in float."""
 _RESCUED: Final = 3
+_FIRST: Final = 0.5  # of the finalists, that are simply the first
 _FINEST: Final = 0.03  # of a knob
 
 
@@ -112,14 +113,16 @@ class Search:
         return self.trials
 
     def finalists(self, most: int) -> list[Trial]:
-        """At most so many: the best for the target first, then what is better than those before in something, then the next
-        best, for the case that the evaluation set thinks otherwise."""
+        """At most so many: the first for the target; the gentlest of the same kind and the first of every other, for the case
+        that the evaluation set thinks otherwise of the first; then the next."""
         ranked = sorted((one for one in self.trials if one.fits), key=self._rank)
-        front: list[Trial] = []
+        found = ranked[: max(1, round(most * _FIRST))]
+        gentle = [one for one in ranked if one.candidate.knob and _way(one) == _way(ranked[0]) and one not in found]
+        found += sorted(gentle, key=lambda one: one.candidate.amount)[:1]
         for trial in ranked:
-            if not any(_beats(other, trial) for other in front):
-                front.append(trial)
-        return [*front, *(one for one in ranked if one not in front)][:most]
+            if not any(_way(one) == _way(trial) for one in found):
+                found.append(trial)
+        return [*found, *(one for one in ranked if one not in found)][:most]
 
     @property
     def best(self) -> Trial | None:
@@ -272,15 +275,5 @@ def _lost(trial: Trial) -> bool:
     return trial.made is not None and trial.loss is not None and bool(trial.reason)
 
 
-def _beats(one: Trial, other: Trial) -> bool:
-    """Whether it is as good in all that is known of both."""
-    axes = [(_loss(one), _loss(other)), (one.size, other.size)]
-    if one.figures is not None and other.figures is not None:
-        axes += [(cost_of(one.figures, axis), cost_of(other.figures, axis)) for axis in ("latency", "throughput")]
-    elif other.figures is None and one.figures is not None:
-        return False
-    return all(mine <= theirs for mine, theirs in axes)
-
-
-def _loss(trial: Trial) -> float:
-    return trial.loss.value if trial.loss is not None else 0.0
+def _way(trial: Trial) -> str:
+    return trial.candidate.family.partition(" ")[0]
