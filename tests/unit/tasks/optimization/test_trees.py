@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,24 @@ def test_a_tree_of_the_newer_operator_that_becomes_one_leaf() -> None:
     assert values["tree_roots"] == values["nodes_truenodeids"] == values["nodes_falsenodeids"] == [0]
     assert values["nodes_trueleafs"] == values["nodes_falseleafs"] == [1]
     assert numpy_helper.to_array(values["leaf_weights"]).tolist() == [5]
+
+
+def test_numbers_of_double_precision_stay_so(tmp_path: Path) -> None:
+    model = _stumps([(8, -8), (4, -4), (2, -2), (1, -1)], base_values=[100.0])
+    (node,) = model.graph.node
+    for name in ("nodes_values", "target_weights"):
+        (old,) = [one for one in node.attribute if one.name == name]
+        values = numpy_helper.from_array(np.array(old.floats, np.float64), name)
+        node.attribute.remove(old)
+        node.attribute.append(helper.make_attribute(f"{name}_as_tensor", values))
+    (base,) = [one for one in node.attribute if one.name == "base_values"]
+    node.attribute.remove(base)
+    node.attribute.append(helper.make_attribute("base_values_as_tensor", numpy_helper.from_array(np.array([100.0]), "b")))
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    examples = _examples()
+    examples = replace(examples, inputs={"x": examples.inputs["x"].astype(np.float64)})
+    made = prune_trees(piece_of(model, tmp_path / "a"), Prune(method="trees", amount=0.5), bench(tmp_path, training=examples))
+    assert run(made.path, {"x": _SIDES.astype(np.float64)})["y"].ravel().tolist() == [112, 88]
+    kept = {one.name: one for one in onnx.load(made.path).graph.node[0].attribute}
+    assert kept["target_weights_as_tensor"].t.data_type == TensorProto.DOUBLE
+    assert made.facts["trees"][0]["rule"] == "sum"
