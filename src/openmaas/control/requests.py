@@ -83,7 +83,7 @@ def _check_amount(request: UploadRequest, max_size: int) -> None:
         raise InvalidInput(
             f"A {request.kind} has 1 to {MAX_FILES} files; this one has {len(files)}.",
             code="file_count",
-            next_step="Put the images into one npz or Parquet file." if request.kind == "dataset" else None,
+            next_step="Put the images into one zip, npz or Parquet file." if request.kind == "dataset" else None,
         )
     if any(file.size < 0 for file in files):
         raise InvalidInput("A file has a size below zero.", code="invalid_size")
