@@ -69,7 +69,7 @@ def _evidence(client: Client, reference: str, alias: str, quiet: bool) -> Iterat
         if error.code == "gate_refused" and not quiet:
             from openmaas.cli.gates import print_verdict
 
-            print_verdict(client.check_gate(reference, alias))
+            print_verdict(client.check_gate(reference, alias), full=False)
         raise
 
 

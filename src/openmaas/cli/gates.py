@@ -198,9 +198,9 @@ def history(model: ModelArgument, limit: Limit = None, everything: All = False, 
     remark(found)
 
 
-def print_verdict(verdict: GateVerdict) -> None:
-    """Each rule: the limit, what was measured, whether it holds; and beneath it where that comes from."""
-    from openmaas.cli.console import Styled, Table, write, write_table
+def print_verdict(verdict: GateVerdict, *, full: bool = True) -> None:
+    """Each rule: the limit, what was measured, whether it holds. full: and in words where that comes from."""
+    from openmaas.cli.console import Styled, Table, hint, write, write_table
     from openmaas.cli.units import ago
 
     metric = verdict.gate.rules["metric"]
@@ -218,13 +218,14 @@ def print_verdict(verdict: GateVerdict) -> None:
             *_measured(one, metric),
         )
     write_table(made)
-    for one in verdict.checks:
-        if one["passed"] and not one["job"]:
-            continue
-        by = _(" · {job}, {ago}").format(job=one["job"], ago=ago(one["at"])) if one["job"] and one["at"] else ""
-        write(Styled((f"{_rule(one['rule'], metric)}: ", "" if one["passed"] else "bad"), (one["evidence"] + by, "faint")))
-        if one["next_step"]:
-            write(Styled(("    → ", "faint"), one["next_step"]))
+    for one in verdict.checks if full else ():
+        sign = ("✓ ", "good") if one["passed"] else ("✗ ", "bad")
+        write(Styled(sign, (one["evidence"], "faint")))
+    for command in dict.fromkeys(filter(None, (one["next_step"] for one in verdict.checks))):
+        hint(command)
+    job, at = next(((one["job"], one["at"]) for one in verdict.checks if one["job"]), ("", None))
+    if job and at:
+        write(Styled((_("evaluated by {job}, {ago}").format(job=job, ago=ago(at)), "faint")))
 
 
 def _measured(one: dict[str, Any], metric: str) -> list[Line]:
