@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from openmaas.core.datasets import DatasetManifest
 from openmaas.core.errors import InvalidInput, Refused
 from openmaas.core.evaluations import Estimate, Evaluation, Figures
 from openmaas.core.hardware import free_memory, processor
@@ -57,8 +58,9 @@ def run(job: Job) -> dict[str, Any]:
         most = min(arguments.rows or dataset.rows, MOST_ROWS)
         examples = bind(manifest, folder, dataset, rows, rows=most, seed=arguments.seed)
         require_truth(examples, arguments.version, arguments.data)
-        notes = [f"{most} of {dataset.rows} rows were drawn: at most so many are evaluated."] if most == MOST_ROWS else []
-        notes = notes if dataset.rows > MOST_ROWS else []
+        notes = (
+            [f"{most} of {dataset.rows} rows were drawn: at most so many are evaluated."] if _is_cut(arguments, dataset) else []
+        )
         job.progress("waiting for this machine's turn to measure")
         with job.alone():
             outputs = answers_of(job, manifest, folder, choice, examples)
@@ -73,6 +75,10 @@ def run(job: Job) -> dict[str, Any]:
     told = made.metrics[made.metric]
     job.log(f"{made.version} on {made.dataset}: {made.metric} {told.value:.4f} on {made.rows} rows")
     return {"evaluation": msgspec.to_builtins(made)}
+
+
+def _is_cut(arguments: EvaluateArguments, dataset: DatasetManifest) -> bool:
+    return min(arguments.rows or dataset.rows, dataset.rows) > MOST_ROWS
 
 
 def require_truth(examples: Examples, version: str, data: str) -> None:

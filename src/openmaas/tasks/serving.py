@@ -14,7 +14,7 @@ from openmaas.core.errors import EngineFailed, InvalidInput, Refused
 from openmaas.core.hardware import usable_cores
 from openmaas.core.manifest import EngineChoice, Manifest
 from openmaas.core.measurement import Measurement
-from openmaas.core.processing import Labels
+from openmaas.core.processing import Labels, TextInput
 from openmaas.engines import engine_choices
 from openmaas.processing import Processor, open_processing
 from openmaas.tasks.base import Job
@@ -69,28 +69,27 @@ def answer(
     """The public outputs of all rows, on axis 0, in their order: as processing makes them of the engine's (pooled embeddings,
     labels and probabilities), or the engine's own where nothing is declared.
 
-    batch: rows of one call; 1 where a version's rows may not share one. Sequences are answered by length, padded to the longest
-    of their batch. Raises EngineFailed for an engine that dies, is late or cannot, and Refused for answers that are not finite.
+    batch: rows of one call; 1 where a version's rows may not share one. Texts are answered by length: padded to the longest of
+    their batch where the version may be padded, else beside those of the same length only.
+
+    Raises EngineFailed for an engine that dies, is late or cannot, and Refused for answers that are not finite.
     """
     processor = open_processing(manifest, folder)
-    batch = batch if manifest.batchable else 1
-    order = np.arange(examples.rows)
-    shortened = examples.lengths is not None and _per_row(manifest)
-    if examples.lengths is not None and shortened:
-        order = np.argsort(examples.lengths, kind="stable")
     parts: list[Arrays] = []
     wrong: dict[str, int] = {}
     candidate.patience = _PATIENCE
-    for start in range(0, examples.rows, batch):
+    done = 0
+    batches = _batches(manifest, examples, batch if manifest.batchable else 1)
+    for rows, length in batches:
         if progress is not None:
-            progress(start, examples.rows)
-        rows = order[start : start + batch]
+            progress(done, examples.rows)
         inputs = {name: array[rows] for name, array in examples.inputs.items()}
-        if shortened and examples.lengths is not None:
-            inputs = _cut(manifest, inputs, int(examples.lengths[rows].max()))
+        if length:
+            inputs = {name: array[:, :length] if name in _sequences(manifest) else array for name, array in inputs.items()}
         part = _batch(candidate, processor, inputs, wrong)
         if part is not None:
             parts.append(part)
+        done += len(rows)
     if wrong:
         name, count = max(wrong.items(), key=lambda one: one[1])
         raise Refused(
@@ -99,7 +98,7 @@ def answer(
             code="not_finite",
             next_step="Look into the input and the model, or try another engine with --engine.",
         )
-    back = np.argsort(order, kind="stable")
+    back = np.argsort(np.concatenate([rows for rows, _ in batches]), kind="stable")
     return {name: _joined(name, [part[name] for part in parts])[back] for name in parts[0]}
 
 
@@ -124,15 +123,34 @@ def _batch(candidate: Candidate, processor: Processor, inputs: Arrays, wrong: di
     return None if wrong else dict(processor.finish(dict(outputs), inputs, {}))
 
 
+def _batches(manifest: Manifest, examples: Examples, batch: int) -> list[tuple[NDArray[np.intp], int]]:
+    """Which rows share a call, and how long they are then; 0 leaves them as they are."""
+    lengths = examples.lengths
+    if lengths is None or (manifest.padding is not None and not _per_row(manifest)):
+        return [(rows, 0) for rows in _pieces(np.arange(examples.rows), batch)]
+    order = np.argsort(lengths, kind="stable")
+    if manifest.padding is None:
+        groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
+        pieces = [rows for group in groups for rows in _pieces(group, batch)]
+    else:
+        pieces = _pieces(order, batch)
+    return [(rows, int(lengths[rows].max())) for rows in pieces]
+
+
+def _pieces(rows: NDArray[np.intp], batch: int) -> list[NDArray[np.intp]]:
+    return [rows[start : start + batch] for start in range(0, len(rows), batch)]
+
+
 def _per_row(manifest: Manifest) -> bool:
     """Whether what is made of the outputs no longer depends on how long the batch was."""
     declared = manifest.processing.output if manifest.processing is not None else None
-    return manifest.padding is not None and declared is not None and not (isinstance(declared, Labels) and declared.tokens)
+    return declared is not None and not (isinstance(declared, Labels) and declared.tokens)
 
 
-def _cut(manifest: Manifest, inputs: Arrays, length: int) -> Arrays:
-    assert manifest.padding is not None
-    return {name: array[:, :length] if name in manifest.padding.pad else array for name, array in inputs.items()}
+def _sequences(manifest: Manifest) -> frozenset[str]:
+    """Engine inputs whose axis 1 is the length of a text."""
+    declared = manifest.processing.input if manifest.processing is not None else None
+    return frozenset(declared.tensors if isinstance(declared, TextInput) else manifest.padding.pad if manifest.padding else ())
 
 
 def _joined(name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:

@@ -12,7 +12,8 @@ import pytest
 
 from openmaas.core.errors import EngineFailed, Refused
 from openmaas.core.manifest import Artifact, EngineChoice, Manifest
-from openmaas.core.processing import Embedding, Labels, Padding
+from openmaas.core.processing import Embedding, Labels, Padding, TextInput
+from openmaas.tasks import serving
 from openmaas.tasks.candidate import Candidate, Failed
 from openmaas.tasks.examples import Examples
 from openmaas.tasks.serving import answer, serving_choice
@@ -78,6 +79,22 @@ def test_sequences_are_answered_by_length_without_padding_that_none_needs() -> N
     assert found["embedding"].ravel().tolist() == [5, 1, 4, 2]
 
 
+def test_texts_that_may_not_be_padded_share_a_call_with_their_like_only() -> None:
+    manifest = version(
+        spec("ids", "INT64", -1, -1), spec("logits", "FP32", -1, 1),
+        input=TextInput(tensors={"ids": "ids"}), output=Labels(output="logits", labels=("no", "yes"), activation="sigmoid"),
+    )  # fmt: skip
+    lengths = np.array([3, 1, 3, 1, 1])
+    ids = np.array([[place + 1 if place < length else 0 for place in range(3)] for length in lengths])
+    engine = Engine(lambda inputs: {"logits": inputs["ids"].mean(axis=1, keepdims=True).astype(np.float32) - 1.5})
+    tokenizer = SimpleNamespace(finish=lambda outputs, inputs, options: outputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "open_processing", lambda *_: tokenizer)
+        found = run(engine, manifest, examples(lengths, ids=ids), batch=2)
+    assert engine.shapes == [(2, 1), (1, 1), (2, 3)]
+    assert found["logits"].ravel().tolist() == [0.5, -0.5, 0.5, -0.5, -0.5]
+
+
 def test_labels_are_named_as_callers_read_them() -> None:
     manifest = version(spec("x"), spec("scores"), output=Labels(output="scores", labels=("no", "yes"), activation="softmax"))
     engine = Engine(lambda inputs: {"scores": np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)})
@@ -113,7 +130,6 @@ def test_a_failure_keeps_its_name() -> None:
 def test_the_engine_is_the_fastest_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from openmaas.core.hardware import Processor
     from openmaas.core.measurement import Measurement, Tried
-    from openmaas.tasks import serving
 
     manifest = version(spec("x"), spec("scores"))
     slow = manifest.choice
