@@ -111,11 +111,11 @@ def quality(entrant: Entrant, metric: str) -> Estimate | None:
 
 
 def verdict(entrant: Entrant, comparison: VersionComparison) -> str:
-    """One word or two of an entrant: recommended, dominated, baseline, on the front."""
+    """One word or two of an entrant: baseline, recommended, dominated, on the front."""
+    if entrant is comparison.entrants[0]:
+        return "baseline"
     if entrant.version == comparison.recommended:
         return "recommended"
     if entrant.dominated:
         return "dominated"
-    if entrant is comparison.entrants[0]:
-        return "baseline"
     return "on the front" if entrant.on_front else ""
