@@ -252,3 +252,49 @@ def test_what_channels_cannot_be_followed_through_is_named(tmp_path: Path, nodes
         _pruned(tmp_path, model, method="channels")
     assert re.search(told, caught.value.message), caught.value.message
     assert "global or n:m" in str(caught.value.next_step)
+
+
+def test_a_set_of_layers_of_different_widths_loses_of_each_its_share_at_most(tmp_path: Path) -> None:
+    """A depthwise convolution over two concatenated layers, of which one must keep its channels."""
+    weights = {
+        "a": _normal(8, 2, 1, 1), "b": _normal(8, 2, 1, 1), "d": _normal(16, 1, 3, 3), "o": _normal(3, 16, 1, 1),
+        "p": _normal(3, 8),
+    }  # fmt: skip
+    nodes = [
+        _node("Conv", ["x", "a"], ["ha"], name="a"),
+        _node("Conv", ["x", "b"], ["hb"], name="b"),
+        _node("Concat", ["ha", "hb"], ["both"], axis=1),
+        _node("Conv", ["both", "d"], ["hd"], name="depthwise", group=16),
+        _node("Conv", ["hd", "o"], ["y"], name="o"),
+        _node("GlobalAveragePool", ["ha"], ["free"]),
+    ]
+    outputs: dict[str, list[Any]] = {"y": ["n", 3, 4, 4], "free": ["n", 8, 1, 1]}
+    model = graph(nodes, {name: weights[name] for name in "abdo"}, {"x": ["n", 2, 6, 6]}, outputs)
+    made = _pruned(tmp_path, model, method="channels", amount=0.5)
+    channels = {layer["node"]: layer["channels"] for layer in made.facts["prune"]["layers"]}
+    assert channels == {"a": [8, 8], "b": [8, 4], "depthwise": [16, 12], "o": [3, 3]}
+    node = next(node for node in onnx.load(made.path).graph.node if node.name == "depthwise")
+    assert next(attribute.i for attribute in node.attribute if attribute.name == "group") == 12
+    x = _normal(2, 2, 6, 6)
+    np.testing.assert_allclose(run(made.path, {"x": x})["free"], run(model, {"x": x})["free"], rtol=1e-5, atol=1e-5)
+
+
+def test_channels_behind_other_axes_are_followed_through_a_flatten(tmp_path: Path) -> None:
+    """As keras writes it: convolutions with the channels first, everything else with the channels last."""
+    conv, dense = _normal(8, 2, 3, 3), _normal(16 * 8, 3)
+    conv[:4] = 0
+    dense.reshape(16, 8, 3)[:, :4] *= 0.01
+    nodes = [
+        _node("Conv", ["x", "w"], ["h"], name="conv"),
+        _node("Transpose", ["h"], ["t"], perm=[0, 2, 3, 1]),
+        _node("Add", ["t", "b"], ["s"], name="bias"),
+        _node("Reshape", ["s", "shape"], ["f"], name="flat"),
+        _node("MatMul", ["f", "v"], ["y"], name="dense"),
+    ]
+    bias = np.concatenate([np.zeros(4), np.ones(4)]).astype(np.float32).reshape(1, 1, 1, 8)
+    weights = {"w": conv, "b": bias, "v": dense, "shape": np.array([-1, 128])}
+    model = graph(nodes, weights, {"x": ["n", 2, 6, 6]}, {"y": ["n", 3]})
+    made = _pruned(tmp_path, model, method="channels", amount=0.5)
+    x = _normal(3, 2, 6, 6)
+    np.testing.assert_allclose(run(made.path, {"x": x})["y"], run(model, {"x": x})["y"], rtol=1e-4, atol=1e-4)
+    assert _weights(made.path)["b"].shape == (1, 1, 1, 4) and _weights(made.path)["v"].shape == (64, 3)

@@ -1,7 +1,7 @@
-"""Whole channels taken away, so that layers become smaller (Li et al. 2017; for sets of layers Fang et al. 2023).
+"""Whole channels taken away, so that layers become smaller.
 
-Layers whose channels hang together (a residual sum, a depthwise convolution) lose the same ones. Which go is told by the norm
-of all weights that belong to a channel. Layers that give the model's outputs keep theirs.
+Which go is told by the norm of the weights that give a channel (Li et al. 2017, arXiv 1608.08710). Layers whose channels hang
+together (a residual sum, a depthwise convolution) lose the same ones. Layers that give the model's outputs keep theirs.
 """
 
 from __future__ import annotations
@@ -102,47 +102,33 @@ def _shrink(trainable: Trainable, excluded_nodes: list[str], first: dict[str, in
     """Take channels until `amount` of what each layer had at first is gone; one stays at least."""
     channels = Channels(trainable, excluded_nodes)
     scores = _scores(channels)
-    left = {node: set(labels.tolist()) for node, labels in channels.given.items()}
-    gone: set[int] = set()
-    for nodes in _sets(channels):
-        width = max(first[node] for node in nodes)
-        labels = set[int]().union(*(left[node] for node in nodes))
-        surplus = len(labels) - max(1, width - round(amount * width))
-        for label in sorted(labels - set(channels.frozen), key=lambda label: (scores[label], label)):
-            owners = [node for node in nodes if label in left[node]]
-            if surplus <= 0:
-                break
-            if all(len(left[node]) > 1 for node in owners):
-                surplus -= 1
-                gone.add(label)
-                for node in owners:
-                    left[node].remove(label)
+    surplus = {node: _width(module) - _kept(first[node], amount) for node, module in _layers(trainable).items()}
+    owners: dict[int, set[str]] = {}
+    for node, labels in channels.given.items():
+        for label in labels.tolist():
+            owners.setdefault(label, set()).add(node)
+    gone = set[int]()
+    # A channel goes only where all layers that share it still have one to lose.
+    for label in sorted(set(owners) - set(channels.frozen), key=lambda label: (scores[label], label)):
+        if all(surplus[node] > 0 for node in owners[label]):
+            gone.add(label)
+            for node in owners[label]:
+                surplus[node] -= 1
     remove(trainable, channels, gone)
 
 
+def _kept(width: int, amount: float) -> int:
+    return max(1, width - round(amount * width))
+
+
 def _scores(channels: Channels) -> NDArray[np.float64]:
-    """Of each label, the squared norm of all weights that belong to it, each tensor's relative to its mean."""
+    """Of each label, the squared norm of the weights that give the channel, of each tensor relative to its mean."""
     scores = np.zeros(1 + max(int(place.labels.max()) for place in channels.places))
     for place in channels.places:
-        if place.tensor.startswith("running"):
+        if place.taken or place.tensor.startswith("running"):
             continue
         tensor = getattr(place.owner, place.tensor).detach().double()
         norms = tensor.square().sum([axis for axis in range(tensor.ndim) if axis != place.axis]).numpy()
         mean = float(norms.mean())
         np.add.at(scores, place.labels, norms / mean if mean > 0 else norms)
     return scores
-
-
-def _sets(channels: Channels) -> list[list[str]]:
-    """Layers that share labels."""
-    sets: list[tuple[set[str], set[int]]] = []
-    for node, found in channels.given.items():
-        nodes, labels = {node}, set(found.tolist())
-        apart = []
-        for other in sets:
-            if other[1] & labels:
-                nodes, labels = nodes | other[0], labels | other[1]
-            else:
-                apart.append(other)
-        sets = [*apart, (nodes, labels)]
-    return [sorted(nodes) for nodes, _ in sets]

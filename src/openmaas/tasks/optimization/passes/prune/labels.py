@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -44,12 +44,14 @@ class Along(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """An axis of a tensor whose entries belong to channels. owner: a module, or the parameters of no layer."""
+    """An axis of a tensor whose entries belong to channels. owner: a module, or the parameters of no layer. taken: the layer
+    takes the channels, and does not give them."""
 
     owner: Any
     tensor: str
     axis: int
     labels: Labels
+    taken: bool = False
 
 
 class _Stop(Exception):
@@ -80,7 +82,7 @@ class Channels:
         for node in excluded:
             self._freeze(self.given[node], "it is excluded")
         self.given = {node: self._roots(labels) for node, labels in self.given.items()}
-        self.places = [Place(place.owner, place.tensor, place.axis, self._roots(place.labels)) for place in self.places]
+        self.places = [replace(place, labels=self._roots(place.labels)) for place in self.places]
         reasons: dict[int, str] = {}
         for label, reason in self.frozen.items():
             reasons.setdefault(self._root(label), reason)
@@ -162,7 +164,7 @@ class Channels:
             how = "is a convolution in groups" if groups > 1 else "works along another axis than its channels"
             self._freeze(given.labels, f"node {step.node!r} ({step.operator}) {how}")
         elif given is not None:
-            self.places.append(Place(module, "weight", taken, given.labels))
+            self.places.append(Place(module, "weight", taken, given.labels, taken=True))
         if groups > 1:
             self._freeze(labels, "it is a convolution in groups")
         self._give(step, module, labels, gives)
