@@ -22,6 +22,8 @@ OPEN_TO_JOBS = {
     ("GET", "/api/v1/models/{name}/versions"),
     ("GET", "/api/v1/versions/{reference}"),
     ("GET", "/api/v1/versions/{reference}/files/{path:path}"),
+    ("GET", "/api/v1/versions/{reference}/lineage"),
+    ("GET", "/api/v1/versions/{reference}/evaluations"),
     ("GET", "/api/v1/datasets/{name}/versions"),
     ("GET", "/api/v1/dataset-versions/{reference}"),
     ("GET", "/api/v1/dataset-versions/{reference}/files/{path:path}"),
