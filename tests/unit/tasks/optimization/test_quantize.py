@@ -86,6 +86,20 @@ def test_weights_only_keeps_matmul_for_the_engines_kernels(tmp_path: Path, group
     assert restored.output[0] in next(node for node in read(made).graph.node if node.name == "head").input
 
 
+def test_what_is_quantised_already_is_not_quantised_again(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "x"], ["g"], name="table"),
+        helper.make_node("MatMul", ["g", "w"], ["y"], name="head"),
+    ]
+    tensors = {"table": weights(500, 64), "w": weights(64, 32)}
+    before = piece(tmp_path / "m", nodes, tensors, (3,), kind=TensorProto.INT64, rank=3)
+    first = run(before, tmp_path / "one", method="affine", exclude=("head",))
+    second = run(first, tmp_path / "two", method="weights", bits=4, group=16)
+    assert (first.facts["quantize"]["layers"], second.facts["quantize"]["layers"]) == (1, 1)
+    with pytest.raises(Refused, match=r"nothing can be quantised"):
+        run(second, tmp_path / "three", method="affine")
+
+
 def test_weights_that_two_nodes_read_are_kept_once(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"], name="one"),

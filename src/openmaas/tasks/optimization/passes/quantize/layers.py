@@ -22,6 +22,9 @@ _PLACES: Final = {
 _LEAST: Final = 32
 """Weights below which the numbers that a quantised tensor needs besides are as many as it has."""
 
+_SHARED: Final = 4
+"""Weights of a channel below which its scale is no gain. (The scales of a table's rows are looked up like a table's rows.)"""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -56,6 +59,7 @@ def find_layers(model: Any) -> list[Layer]:
             continue
         names = [node.input[place] for place in _PLACES.get(node.op_type, ()) if place < len(node.input)]
         weights = [(name, _channel(node, len(tensors[name].dims))) for name in names if name in tensors]
+        weights = [(name, axis) for name, axis in weights if _size(tensors[name]) >= _SHARED * tensors[name].dims[axis]]
         if weights and not (node.op_type == "Gather" and _attribute(node, "axis", 0) != 0):
             found.append(Layer(node.name, node.op_type, tuple(weights)))
     return found
