@@ -60,6 +60,9 @@ class EvaluationService:
         exact = (f"{model.name}:{version.number}", f"{dataset.name}:{rows.number}")
         if (made.version, made.dataset) != exact or (made.digest, made.dataset_digest) != (version.digest, rows.digest):
             raise _invalid(f"{made.version} on {made.dataset} is not what their digests say")
+        asked = (job.subject, job.arguments.get("data"))
+        if job.kind == EvaluateArguments.kind and (made.version, made.dataset) != asked:  # gates trust in it
+            raise _invalid(f"it is of {made.version} on {made.dataset}, and the job is about {asked[0]} on {asked[1]}")
         return EvaluationRow(
             project=job.project,
             version=made.version,

@@ -33,6 +33,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from openmaas.control.details import check_text
+from openmaas.control.evaluations import newest
 from openmaas.control.gate_rows import gate_arguments, live_gate, live_gates, rules_of, target_label
 from openmaas.control.gate_rules import Held, Measured, Subject, check_rules, in_words
 from openmaas.control.gate_settings import settle_rules
@@ -46,7 +47,7 @@ from openmaas.core.metrics import loss
 from openmaas.core.names import DEFAULT_PROJECT, Reference, check_alias, check_name
 from openmaas.core.resources import GateDecision, GateInfo, GateRequest, GateTarget, GateTrial, GateVerdict, Page
 from openmaas.store.database import Database
-from openmaas.store.tables import EvaluationRow, GateDecisionRow, GateRow, ModelRow, VersionRow
+from openmaas.store.tables import GateDecisionRow, GateRow, ModelRow, VersionRow
 
 MOST_REASON: Final = 2000
 """Bytes of the reason of a forced move."""
@@ -294,12 +295,7 @@ def _subject(session: Session, project: str, version: tuple[str, str], rules: Ru
         _, dataset = find_dataset(session, project, rules.dataset)
     except OpenMaaSError:
         return replace(subject, missing=f"the gate's dataset {rules.dataset} is gone")
-    query = select(EvaluationRow).where(
-        EvaluationRow.project == project,
-        EvaluationRow.digest == digest,
-        EvaluationRow.dataset_digest == dataset.digest,
-    )
-    row = session.scalar(query.order_by(EvaluationRow.id.desc()).limit(1))
+    row = newest(session, digest, dataset.digest, project)
     if row is None:
         return replace(subject, missing=f"{reference} was never evaluated on {rules.dataset}")
     try:

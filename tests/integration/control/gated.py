@@ -59,7 +59,7 @@ def evaluate(
     processor: Processor = HERE,
     job: str = "job-000001",
     change: Any = None,
-    **more: float | str,
+    **more: Any,
 ) -> None:
     """What the recording of a job's result leaves. change: of the result as plain data, before it is written."""
     name, _, number = version.partition(":")

@@ -125,3 +125,10 @@ def test_what_is_no_evaluation_of_it_makes_no_success(world: World, changes: dic
 def test_an_evaluation_without_a_result_is_refused(world: World) -> None:
     with pytest.raises(InvalidInput, match="holds none"):
         world.end("evaluate", {})
+
+
+def test_a_job_may_not_tell_of_a_version_that_it_is_not_about(world: World) -> None:
+    """Gates would let that one pass."""
+    with pytest.raises(InvalidInput, match="it is of digits:2 on digits-test:1, and the job is about digits:1"):
+        world.end("evaluate", {"evaluation": world.made("digits:2", wrong=0)})
+    assert world.rows() == []

@@ -23,7 +23,7 @@ from openmaas.core.resources import DeployRequest, GateInfo, GateRequest, GateTr
 from openmaas.core.settings import Settings
 from openmaas.store.blobs import open_blobs
 from openmaas.store.database import Database
-from openmaas.store.tables import DatasetVersionRow, GateDecisionRow, GateRow
+from openmaas.store.tables import DatasetVersionRow, DeploymentRow, GateDecisionRow, GateRow
 from tests.integration.control.gated import ELSEWHERE, HERE, add_dataset, evaluate
 from tests.integration.control.test_deployments import add_versions
 
@@ -507,3 +507,11 @@ def test_stopping_a_deployment_asks_no_gate(served: World) -> None:
     served.deploy("digits:2", force=True, reason="Try it.")
     served.deployments.undeploy("digits", actor="bob")
     assert len(served.outcomes()) == 1
+
+
+def test_a_rollback_goes_back_to_what_served_without_asking_its_gate(served: World) -> None:
+    with served.database.write() as session:
+        session.scalars(select(DeploymentRow)).one().serving = 1
+    served.deploy("digits:2", force=True, reason="Try it.")
+    assert served.deployments.rollback("digits", actor="bob").version == 1
+    assert [one[0] for one in served.outcomes()] == ["forced"]
