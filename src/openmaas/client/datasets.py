@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -32,11 +33,20 @@ _MANY = 64  # files, above which they travel as one
 _CLUTTER = frozenset({"Thumbs.db", "desktop.ini"})
 
 
+@runtime_checkable
+class Table(Protocol):
+    """Columns by name, as a pandas DataFrame has them."""
+
+    columns: Any
+
+    def items(self) -> Iterable[tuple[Any, Any]]: ...
+
+
 class Datasets(Session):
     @operation
     def push_dataset(
         self,
-        data: str | os.PathLike[str] | Mapping[str, Any],
+        data: str | os.PathLike[str] | Mapping[str, Any] | Table,
         *,
         name: str | None = None,
         label: str | None = None,
@@ -45,8 +55,8 @@ class Datasets(Session):
         """Register a new version of a dataset.
 
         data: the path of a file (npz, Parquet, CSV, JSON lines, running text) or of a folder of images, whose sub-folders are
-        classes; or arrays by name, rows on axis 0, which are written as npz. name: of the dataset; for a path its own name
-        without. label: the column that is predicted; without it one called label, target, class or y is.
+        classes; or arrays by name, rows on axis 0, or a pandas DataFrame, which are written as npz. name: of the dataset; for
+        a path its own name without. label: the column that is predicted; without it one called label, target, class or y is.
         progress: told after each piece.
 
         The same files pushed twice give the same version (`created` is False). A push that was cut off goes on where it stopped
@@ -115,9 +125,11 @@ def _name_of(data: object) -> str:
     raise InvalidInput("Arrays have no name of their own.", next_step="Give one: push_dataset(arrays, name='digits-test').")
 
 
-def _pack(data: str | os.PathLike[str] | Mapping[str, Any], stack: ExitStack) -> tuple[dict[str, Path], tuple[str, ...]]:
+def _pack(
+    data: str | os.PathLike[str] | Mapping[str, Any] | Table, stack: ExitStack
+) -> tuple[dict[str, Path], tuple[str, ...]]:
     """The files to send by their path, and those that are left out."""
-    if isinstance(data, Mapping):
+    if isinstance(data, Mapping | Table):
         path = scratch_folder(stack) / "data.npz"
         write_arrays({str(name): _plain(name, values) for name, values in data.items()}, path)
         return {path.name: path}, ()
@@ -152,7 +164,7 @@ def _plain(name: str, values: Any) -> NDArray[Any]:
         raise InvalidInput(f"The rows of {name!r} differ in length: {error}.", code="invalid_dataset") from None
     if array.dtype.kind != "O":
         return array
-    texts = ["" if value is None else value for value in array.ravel().tolist()]
+    texts = ["" if value is None or _is_nan(value) else value for value in array.ravel().tolist()]
     odd = next((value for value in texts if not isinstance(value, str)), None)
     if odd is not None:
         raise InvalidInput(
@@ -161,6 +173,10 @@ def _plain(name: str, values: Any) -> NDArray[Any]:
             next_step="Give numbers or text; push images as a folder or Parquet file.",
         )
     return np.array(texts, dtype=str).reshape(array.shape)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _is_clutter(path: str) -> bool:

@@ -125,6 +125,16 @@ def test_arrays_are_written_as_npz_and_the_same_each_time(client: openmaas.Clien
         }
 
 
+def test_a_table(client: openmaas.Client, control: Control, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"width": [1.5, None], "kind": ["a", None]})
+    client.push_dataset(table, name="t")
+    (tmp_path / "data.npz").write_bytes(control.sent()["data.npz"])
+    with np.load(tmp_path / "data.npz", allow_pickle=False) as read:
+        np.testing.assert_array_equal(read["width"], [1.5, np.nan])
+        assert read["kind"].tolist() == ["a", ""]
+
+
 @pytest.mark.parametrize(
     ("data", "more", "told"),
     [

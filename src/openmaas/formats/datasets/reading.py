@@ -36,6 +36,7 @@ _PREVIEW_ROWS = 5
 _PREVIEW_COLUMNS = 32
 _PREVIEW_CELL = 80
 _HEAD = 65536
+_IMAGES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _TEXT_ENDINGS = frozenset({".txt", ".text", ".md"})
 
 
@@ -229,8 +230,9 @@ def _remarks(arrays: Arrays, label: str) -> list[str]:
 def _cell(value: Any) -> str:
     """A value, short enough for a table."""
     if isinstance(value, bytes):
-        if value[:8].startswith((b"\x89PNG", b"\xff\xd8\xff")) or b"\0" in value[:64]:
-            return f"{len(value)} bytes"
+        kind = next((name for beginning, name in _IMAGES.items() if value.startswith(beginning)), "")
+        if kind or b"\0" in value[:64]:
+            return f"{kind} {len(value)} bytes".lstrip()
         text = " ".join(value[: 4 * _PREVIEW_CELL].decode("utf-8", "replace").split())
     elif isinstance(value, np.ndarray):
         few = ", ".join(_cell(item) for item in value.reshape(-1)[:4])
