@@ -15,9 +15,7 @@ routes = router()
 
 
 @routes.get("/datasets")
-def list_datasets(
-    services: With, caller: Caller, after: str | None = None, limit: int = DEFAULT_LIMIT
-) -> Page[DatasetSummary]:
+def list_datasets(services: With, caller: Caller, after: str | None = None, limit: int = DEFAULT_LIMIT) -> Page[DatasetSummary]:
     return services.datasets.list(project=caller.project, after=after, limit=limit)
 
 
