@@ -70,11 +70,13 @@ class Training(Pass, frozen=True, kw_only=True):
 class Prune(Training, frozen=True, kw_only=True):
     """Take away weights.
 
-    method: global (smallest of all layers together, L1), layer (of each layer), l1 (L1-regularised training, with the proximal
-    step before the threshold), channels (whole channels, the layers shrink), n:m (n of each m neighbours stay), trees (of an
-    ensemble: the last ones).
+    method: global (smallest of all layers together), layer (of each layer), l1 (global, after L1-regularised training with the
+    proximal step; then as many epochs with the zeros fixed), channels (whole channels, the layers shrink), n:m (n of each m
+    neighbours stay), trees (of an ensemble: the last ones).
     amount: the share that goes, from 0 to 1. strength: of the L1 term. schedule: `amount` is reached in so many rounds of
-    pruning and training. exclude: nodes that are left whole.
+    pruning and training, each of `epochs`. exclude: nodes that are left whole.
+    ranking: of global and l1, how weights of different layers are compared: by their share in what is left of their layer
+    (LAMP), or by their magnitude alone, which takes most of a layer whose weights are all small.
     """
 
     name: ClassVar[str] = "prune"
@@ -84,6 +86,7 @@ class Prune(Training, frozen=True, kw_only=True):
     m: int = 4
     strength: float = 1e-4
     schedule: int = 1
+    ranking: Literal["layer-adaptive", "magnitude"] = "layer-adaptive"
     exclude: tuple[str, ...] = ()
 
     @property

@@ -14,7 +14,7 @@ from openmaas.core.recipes import Prune
 from openmaas.tasks.examples import Examples
 from openmaas.tasks.optimization.base import Piece
 from openmaas.tasks.optimization.passes import prune
-from openmaas.tasks.optimization.passes.prune.masks import n_of_m, share_of_round, smallest_of_all, smallest_of_each
+from openmaas.tasks.optimization.passes.prune.masks import lamp, n_of_m, share_of_round, smallest_of_all, smallest_of_each
 
 from .graph_models import bench, graph, perceptron, piece_of, rows, run
 
@@ -47,7 +47,7 @@ def _labelled() -> Examples:
 
 def test_the_smallest_of_all_layers_go(tmp_path: Path) -> None:
     model = perceptron(1)
-    made = _pruned(tmp_path, model, amount=0.75)
+    made = _pruned(tmp_path, model, amount=0.75, ranking="magnitude")
     before, after = _weights(model), _weights(made.path)
     kept = np.concatenate([np.abs(after[name][after[name] != 0]) for name in ("w1", "w2")])
     gone = np.concatenate([np.abs(before[name][after[name] == 0]) for name in ("w1", "w2")])
@@ -90,6 +90,16 @@ def test_masks() -> None:
     assert shares[-1] == pytest.approx(0.8) and np.all(np.diff(shares, 2) < 0)
 
 
+def test_a_layer_of_small_weights_keeps_its_own_when_layers_are_compared_by_what_is_left_of_them(tmp_path: Path) -> None:
+    np.testing.assert_allclose(lamp(np.array([[1.0, -2.0], [0.0, 3.0]])), [[1 / 14, 4 / 13], [0, 1]])
+    model = perceptron(1)
+    even = _pruned(tmp_path, model, amount=0.5)
+    model.graph.initializer[2].CopyFrom(numpy_helper.from_array(_weights(model)["w2"] * 1e-6, "w2"))
+    (tmp_path / "b").mkdir()
+    scaled = _pruned(tmp_path / "b", model, amount=0.5)
+    assert scaled.facts["prune"]["layers"] == even.facts["prune"]["layers"] and len(scaled.notes) == 1
+
+
 @pytest.mark.parametrize("method", ["global", "layer", "n:m", "l1"])
 def test_zeros_stay_zero_while_the_rest_is_trained(tmp_path: Path, method: Any) -> None:
     examples, model = _labelled(), perceptron(1, hidden=32)
@@ -110,8 +120,8 @@ def test_a_layer_that_would_vanish_is_named(tmp_path: Path) -> None:
     model = perceptron(1)
     model.graph.initializer[2].CopyFrom(numpy_helper.from_array(_weights(model)["w2"] * 1e-6, "w2"))
     with pytest.raises(Refused, match="all 48 weights of 'second' would go") as caught:
-        _pruned(tmp_path, model, amount=0.5)
-    assert "method layer" in str(caught.value.next_step)
+        _pruned(tmp_path, model, amount=0.5, ranking="magnitude")
+    assert "ranking layer-adaptive" in str(caught.value.next_step)
 
 
 def test_a_layer_that_is_nearly_gone_is_told(tmp_path: Path) -> None:
@@ -119,7 +129,7 @@ def test_a_layer_that_is_nearly_gone_is_told(tmp_path: Path) -> None:
     small = _weights(model)["w2"] * 1e-6
     small[0, 0] = 100
     model.graph.initializer[2].CopyFrom(numpy_helper.from_array(small, "w2"))
-    assert "'second' (99.48%)" in _pruned(tmp_path, model, amount=0.5).notes[1]
+    assert "'second' (99.48%)" in _pruned(tmp_path, model, amount=0.5, ranking="magnitude").notes[1]
 
 
 @pytest.mark.parametrize(

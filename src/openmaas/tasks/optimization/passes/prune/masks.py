@@ -19,6 +19,17 @@ def smallest_of_all(weights: Weights, amount: float) -> Masks:
     return {name: part.reshape(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
 
 
+def lamp(array: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Each weight's square over the sum of squares of those of its array that are no smaller (Lee et al. 2021, arXiv
+    2010.07611): what it is worth once all smaller ones are gone, whatever the scale of its layer. The largest has 1."""
+    squares = np.square(array.astype(np.float64).ravel())
+    order = np.argsort(squares, kind="stable")
+    left = np.cumsum(squares[order][::-1])[::-1]
+    scores = np.empty_like(squares)
+    scores[order] = np.divide(squares[order], left, out=np.zeros_like(left), where=left > 0)
+    return scores.reshape(array.shape)
+
+
 def smallest_of_each(weights: Weights, amount: float) -> Masks:
     """Without the `amount` of smallest magnitude of each array."""
     return {name: _largest(np.abs(array).ravel(), amount).reshape(array.shape) for name, array in weights.items()}

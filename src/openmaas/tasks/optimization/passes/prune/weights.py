@@ -12,7 +12,14 @@ from openmaas.tasks.optimization.base import Bench, Piece, cannot
 from openmaas.tasks.optimization.checks import require_finite
 from openmaas.tasks.optimization.graphs import array_of, constants, drop_unused, read_graph, tensor_of, write_graph
 from openmaas.tasks.optimization.passes.prune.layers import Layer, find_layers
-from openmaas.tasks.optimization.passes.prune.masks import Masks, n_of_m, share_of_round, smallest_of_all, smallest_of_each
+from openmaas.tasks.optimization.passes.prune.masks import (
+    Masks,
+    lamp,
+    n_of_m,
+    share_of_round,
+    smallest_of_all,
+    smallest_of_each,
+)
 
 _HOLLOW = 0.98
 _NOTE = "Weights that are 0 make the file smaller only once it is packed: add the step compress."
@@ -43,7 +50,7 @@ def _hollow(layers: Sequence[dict[str, Any]], parameters: Prune) -> list[str]:
     if not found or parameters.method == "n:m":
         return []
     told = ", ".join(f"{layer['node']!r} ({layer['sparsity']:.2%})" for layer in found[:3])
-    return [f"Almost all weights of {told} are 0, since theirs are the smallest; method layer takes as many of each layer."]
+    return [f"Almost all weights of {told} are 0, since theirs are the smallest; ranking layer-adaptive is fairer to them."]
 
 
 def _trained(piece: Piece, model: Any, parameters: Prune, bench: Bench) -> tuple[Any, Masks, dict[str, Any]]:
@@ -96,7 +103,8 @@ def _masks(layers: Sequence[Layer], parameters: Prune, amount: float) -> Masks:
     elif parameters.method == "layer":
         found = smallest_of_each(arrays, amount)
     else:
-        found = smallest_of_all(arrays, amount)
+        adaptive = parameters.ranking == "layer-adaptive"
+        found = smallest_of_all({name: lamp(array) for name, array in arrays.items()} if adaptive else arrays, amount)
     if amount == parameters.amount and all(mask.all() for mask in found.values()):
         raise cannot(
             parameters, f"{amount:g} of {sum(a.size for a in arrays.values())} weights is none", "Give a larger amount."
@@ -106,7 +114,7 @@ def _masks(layers: Sequence[Layer], parameters: Prune, amount: float) -> Masks:
             raise cannot(
                 parameters,
                 f"all {layer.array.size} weights of {layer.node!r} would go, so that it would answer the same to everything",
-                f"Give a smaller amount than {parameters.amount:g}, exclude {layer.node!r}, or use method layer.",
+                f"Give a smaller amount than {parameters.amount:g}, exclude {layer.node!r}, or use ranking layer-adaptive.",
             )
     return found
 
