@@ -44,9 +44,14 @@ def pack_beside(
     }
     if target.processing is not None:
         description["processing"] = msgspec.to_builtins(target.processing)
-        if isinstance(target.processing.input, TextInput):
-            tokenizer = output / target.processing.input.tokenizer
-            tokenizer.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / target.processing.input.tokenizer, tokenizer)
+        add_tokenizer(target, output, source)
     (output / FILE_NAME).write_bytes(msgspec.yaml.encode({key: value for key, value in description.items() if value}))
     return sample
+
+
+def add_tokenizer(target: Manifest, output: Path, source: Path) -> None:
+    """The tokenizer that its processing names, from the parent's folder, where it is not there yet."""
+    declared = target.processing.input if target.processing is not None else None
+    if isinstance(declared, TextInput) and not (output / declared.tokenizer).exists():
+        (output / declared.tokenizer).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / declared.tokenizer, output / declared.tokenizer)

@@ -181,7 +181,8 @@ def test_a_text_generator_is_told_what_is_made_for_it(parent: str, registry: Reg
     assert "openvino-genai" in str(caught.value.next_step)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_search_registers_what_it_recommends_and_tells_all_that_it_tried(
     parent: str, registry: Registry, optimized: Optimize, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ from openmaas.tasks.optimization.results import result_of
 from openmaas.tasks.optimization.runner import Runner, begin
 from openmaas.tasks.optimization.search import Search, Trial
 from openmaas.tasks.optimization.variants import Registered, Variant, build, register
+from openmaas.tasks.packing import add_tokenizer
 from openmaas.tasks.serving import serving_choice
 from openmaas.tasks.side_by_side import Subject, figures_of, loaded_size, measure_side_by_side
 
@@ -38,6 +39,7 @@ _FINALISTS: Final = 8
 _FINAL: Final = 12.0  # seconds that measuring one finalist takes at least
 _TRAINING: Final = 20.0  # times that a row costs in training what it costs the fastest batch, until it is known
 _FIRST: Final = 3.0  # seconds that a pass without training takes, until it is known
+_CHOOSING: Final = 6.0  # seconds in which a finalist's engine is found, at least
 _TIMED: Final = 0.3  # of the time that is left for the finalists, in which they are timed beside each other
 _LOOK: Final = 1.0  # seconds in which the parent's rate is found
 _MOST_TRIED: Final = 200
@@ -63,7 +65,7 @@ def search(ground: Ground, answering: Answering) -> dict[str, Any]:
         deadline = start + arguments.seconds
         left = deadline - time.monotonic()
         timing = max(2.0, min(60.0, left * _TIMED))
-        choosing = max(1.5, min(12.0, (left - timing) / max(1, len(variants)) / 2))
+        choosing = max(_CHOOSING, min(12.0, (left - timing) / max(1, len(variants)) / 2))
         measured = measure(ground, variants, seconds=timing, choosing=choosing, deadline=deadline)
     for one in finalists:
         one.reason = one.reason or measured.left_out.get(bench.name(one), "")
@@ -124,6 +126,7 @@ class _Bench:
 
     def loss(self, made: Piece) -> Estimate:
         target = target_of(made)
+        add_tokenizer(target, made.folder, self._ground.folder)
         choice = msgspec.structs.replace(plain_choice(target), threads=usable_cores())
         return self._judge.loss(answers_of(self._ground.job, target, made.folder, choice, self._held))
 

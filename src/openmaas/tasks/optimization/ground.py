@@ -14,6 +14,7 @@ import numpy as np
 from openmaas.core.datasets import DatasetManifest
 from openmaas.core.errors import Cancelled, InvalidInput, OpenMaaSError, Refused
 from openmaas.core.evaluations import Evaluation, Figures, VersionComparison
+from openmaas.core.hardware import usable_cores
 from openmaas.core.jobs import OptimizeArguments
 from openmaas.core.manifest import EngineChoice, Manifest
 from openmaas.core.metrics import BY_TASK
@@ -165,7 +166,7 @@ def measure(
             continue
         job.progress(f"finding the engine of {variant.name}", number, len(variants))
         try:
-            choice = best_choice(job, variant.manifest, variant.folder, _few(ground.rows.inputs), seconds=choosing)
+            choice = _choice(job, variant, _few(ground.rows.inputs), choosing)
             entered.append((variant, choice, answers_of(job, variant.manifest, variant.folder, choice, ground.rows)))
         except Cancelled:
             raise
@@ -198,6 +199,15 @@ def measure(
         evaluations=tuple(one.evaluation for one in contenders if one.evaluation is not None),
         left_out=left_out,
     )
+
+
+def _choice(job: Job, variant: Variant, inputs: Arrays, seconds: float) -> EngineChoice:
+    """The fastest that there was time to find, else the version's own, by which it was examined."""
+    try:
+        return best_choice(job, variant.manifest, variant.folder, inputs, seconds=seconds)
+    except Refused as error:
+        job.log(f"{variant.name} is measured by its own engine: {error.message}")
+        return msgspec.structs.replace(variant.manifest.choice, threads=usable_cores())
 
 
 def _previews(ground: Ground) -> Previews | None:
