@@ -2,7 +2,8 @@
 
 Intervals are percentile bootstraps over rows (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13); those of
 differences are paired: each resample takes the same rows of both. Rows with equal truth and answers are drawn together, as
-multinomial counts, which is the same distribution and much faster.
+multinomial counts, which is the same distribution and much faster. There are 2,000 resamples; of more than 10,000 rows that are
+all different fewer, 500 at the least.
 
 A resample never holds what no row has shown, so that flawless answers would seem certain. There the interval is widened:
 accuracy always to Wilson's interval (1927); a paired difference of accuracies to Bonett and Price's (2012), and without any
@@ -32,6 +33,8 @@ MOST_ROWS: Final = 50_000
 
 RESAMPLES: Final = 2000
 _ALPHA: Final = 0.05
+_MOST_DRAWN: Final = 20_000_000  # rows of all resamples together
+_LEAST_RESAMPLES: Final = 500
 _VALUES: Final = 1 << 20  # weights that are held at once
 _Z: Final = 1.959964  # of the normal distribution, for 95%
 
@@ -356,6 +359,8 @@ def _draws(counts: Array, seed: int, resamples: int, statistic: Statistic) -> Ar
 def _resamples(counts: Array, seed: int, resamples: int) -> Iterator[Array]:
     """How often each row is drawn, some resamples at a time."""
     random, rows = np.random.default_rng(seed), int(counts.sum())
+    if len(counts) == rows:
+        resamples = min(resamples, max(_LEAST_RESAMPLES, _MOST_DRAWN // rows))
     step = max(1, _VALUES // len(counts))
     for start in range(0, resamples, step):
         some = min(step, resamples - start)
