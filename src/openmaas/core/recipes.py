@@ -113,7 +113,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
     (weight-only, 8 or 4 bits, in groups), affine (min-max of the weights to 2 to 8 bits, computed in float).
     calibration: of static; random is a made-up range, the baseline that shows why data matters. percentile: of calibration
     percentile. samples: rows that calibrate. rounding: of affine. group: weights that share a scale in method weights; 0 is a
-    whole channel. exclude: nodes that stay in float; keep_worst: the share of layers, found by a sensitivity search on the
+    whole channel. inputs_group: of openvino's weights, how many inputs of a layer share a scale when it is computed in int8:
+    more is faster and less exact; 0 is OpenVINO's own choice. exclude: nodes that stay in float; keep_worst: the share of layers, found by a sensitivity search on the
     data, that stay in float.
     tool: what does it, where several can: onnxruntime (the result is ONNX) or openvino (NNCF; the result is OpenVINO IR).
     """
@@ -129,6 +130,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
     per_channel: bool = True
     symmetric: bool = False
     group: int = 0
+    inputs_group: int = 0
     exclude: tuple[str, ...] = ()
     keep_worst: float = 0.0
 
@@ -148,6 +150,9 @@ class Quantize(Pass, frozen=True, kw_only=True):
             raise ValueError(f"method {self.method} has 8 bits, not {self.bits}; method affine takes 2 to 8")
         if self.method == "weights" and self.bits not in (4, 8):
             raise ValueError(f"method weights has 4 or 8 bits, not {self.bits}; method affine takes 2 to 8")
+        _within("inputs_group", self.inputs_group, 0, 4096)
+        if self.inputs_group and (self.tool, self.method) != ("openvino", "weights"):
+            raise ValueError("inputs_group belongs to tool openvino and method weights")
         if self.tool == "openvino" and self.method not in ("static", "weights"):
             raise ValueError(f"openvino does method static and weights, not {self.method}")
 
@@ -158,7 +163,8 @@ class Distil(Training, frozen=True, kw_only=True):
     teacher: a version, digits:1; empty is the version that is optimised (as it was before the recipe). student: a version
     whose architecture is trained; empty is a copy of the model with `shrink` of its channels. fresh: begin with new weights
     instead of those that it has. mix: the share of the teacher's answers in the loss, the rest are the labels; 0 is a student
-    without a teacher. temperature: of both sides' scores.
+    without a teacher. temperature: of both sides' scores. The defaults are what made a small convolutional student on
+    scikit-learn's digits better than the same one without a teacher; encoders want a lower learning rate.
     """
 
     name: ClassVar[str] = "distil"
@@ -166,9 +172,10 @@ class Distil(Training, frozen=True, kw_only=True):
     student: str = ""
     shrink: float = 0.5
     fresh: bool = True
-    temperature: float = 4.0
-    mix: float = 0.7
-    epochs: int = 20
+    temperature: float = 8.0
+    mix: float = 0.9
+    epochs: int = 100
+    learning_rate: float = 1e-2
 
     @property
     def needs_data(self) -> Literal["", "inputs", "labels"]:

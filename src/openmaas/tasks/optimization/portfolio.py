@@ -238,7 +238,7 @@ def _shrinking(traits: Traits, epochs: int) -> Iterator[tuple[str, Knob, list[Pa
         amounts = (*_CHANNELS, _GENTLE)
         steps: list[Pass] = [Prune(method="channels", amount=amount, epochs=epochs) for amount in amounts]
         yield "channels", Knob(step=0, field="amount", least=0.1, most=0.97), steps
-        mix = 0.7 if traits.labels else 1.0
+        mix = 0.9 if traits.labels else 1.0
         steps = [Distil(shrink=share, epochs=epochs, mix=mix) for share in (0.5, 0.25)]
         yield "distil", Knob(step=0, field="shrink", least=-0.9, most=-0.03, reverse=True), steps
     if traits.linear:
