@@ -140,11 +140,11 @@ def _beside(told: dict[str, Any]) -> list[Line]:
 
     one = msgspec.convert(told, Entrant, strict=False)
     ours, theirs = one.figures, msgspec.convert(told["baseline_figures"], Figures, strict=False)
-    lost = _("quality was not measured") if one.loss is None else _("{loss} of {metric} lost").format(
+    lost = _("quality was not measured") if one.loss is None else _("{metric} lost: {loss}").format(
         loss=words.lost(told["metric"], one.loss), metric=told["metric"]
     )  # fmt: skip
     on = _(" on {dataset}").format(dataset=told["dataset"]) if told["dataset"] else ""
-    figures = _("{size} smaller, p50 {latency} and throughput {rate} as good ({job})").format(
+    figures = _("size {size}, p50 {latency}, throughput {rate} as good ({job})").format(
         size=words.times(theirs.size / max(ours.size, 1)),
         latency=words.times(theirs.speeds[0].p50 / max(ours.speeds[0].p50, 1e-12)),
         rate=words.times(ours.best.rate / max(theirs.best.rate, 1e-12)),
