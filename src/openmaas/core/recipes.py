@@ -114,8 +114,9 @@ class Quantize(Pass, frozen=True, kw_only=True):
     calibration: of static; random is a made-up range, the baseline that shows why data matters. percentile: of calibration
     percentile. samples: rows that calibrate. rounding: of affine. group: weights that share a scale in method weights; 0 is a
     whole channel. inputs_group: of openvino's weights, how many inputs of a layer share a scale when it is computed in int8:
-    more is faster and less exact; 0 is OpenVINO's own choice. exclude: nodes that stay in float; keep_worst: the share of layers, found by a sensitivity search on the
-    data, that stay in float.
+    more is faster and less exact; 0 is OpenVINO's own choice. exclude: nodes that stay in float; keep_worst: the share of
+    layers, found by a sensitivity search on the data, that stay in float. symmetric: of weights, and of static the inputs
+    (whose weights always are).
     tool: what does it, where several can: onnxruntime (the result is ONNX) or openvino (NNCF; the result is OpenVINO IR).
     """
 

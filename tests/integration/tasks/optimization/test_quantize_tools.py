@@ -141,6 +141,16 @@ def test_openvinos_ir_is_quantised_too(tmp_path: Path, network: Piece, digits: t
     assert abs(accuracy(made, digits) - accuracy(network, digits)) < 0.01
 
 
+def test_openvino_is_told_how_many_inputs_share_a_scale(tmp_path: Path, network: Piece) -> None:
+    import openvino
+
+    made = quantize.run(network, Quantize(method="weights", tool="openvino", inputs_group=64), bench(tmp_path / "bench"))
+    compiled = openvino.Core().compile_model(str(made.path), "CPU")
+    assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 64
+    with pytest.raises(ValueError, match="belongs to tool openvino"):
+        Quantize(method="weights", inputs_group=64).check()
+
+
 def test_trees_are_told_what_can_be_done(tmp_path: Path) -> None:
     from skl2onnx import to_onnx
     from sklearn.datasets import load_iris

@@ -172,7 +172,10 @@ def _weights(model: Any, parameters: Quantize, dataset: Any, ignored: Sequence[s
             options |= {
                 "dataset": dataset.dataset(), "subset_size": len(dataset), "awq": True, "scale_estimation": True,
             }  # fmt: skip
-    return nncf.compress_weights(model, **options)
+    made = nncf.compress_weights(model, **options)
+    if parameters.inputs_group:  # read by the plugin for processors when it compiles
+        made.set_rt_info(str(parameters.inputs_group), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+    return made
 
 
 class _Batches:
@@ -251,7 +254,8 @@ def _scheme(parameters: Quantize, calibrated: bool) -> str:
         each = "each channel" if parameters.per_channel else "each tensor"
         return f"int8 weights, a scale for {each}, {kind} inputs by {parameters.calibration}"
     each = f"{parameters.group} weights" if parameters.bits == 4 and parameters.group else "each channel"
-    return f"{parameters.bits} bits {kind}, a scale for {each}" + (", chosen on data" if calibrated else "")
+    inputs = f", {parameters.inputs_group} inputs share one" if parameters.inputs_group else ""
+    return f"{parameters.bits} bits {kind}, a scale for {each}{inputs}" + (", chosen on data" if calibrated else "")
 
 
 @contextmanager
