@@ -1,10 +1,10 @@
 """Weights taken away: single ones, n of each m neighbours, whole channels, or trees of an ensemble.
 
-global, layer   the smallest by magnitude (Han et al. 2015), of all layers together or of each
-l1              global, after training with an L1 term, which makes weights small that the answers hang on least
-n:m             n of each m neighbours along the input axis stay (Mishra et al. 2021, arXiv 2104.08378)
-channels        whole channels, and the layers shrink (see channels.py)
-trees           the last ones of an ensemble (see ../trees.py)
+- global, layer: the smallest by magnitude (Han et al. 2015), of all layers together or of each
+- l1: global, after training with an L1 term, which makes weights small that the answers need least
+- n:m: n of each m neighbours along the input axis stay (Mishra et al. 2021, arXiv 2104.08378)
+- channels: whole channels, and the layers shrink (see channels.py)
+- trees: the last ones of an ensemble (see ../trees.py)
 """
 
 from __future__ import annotations

@@ -111,10 +111,11 @@ def _masks(layers: Sequence[Layer], parameters: Prune, amount: float) -> Masks:
         )
     for layer in layers:
         if not found[layer.weight].any():
+            fairer = ", or use ranking layer-adaptive" if parameters.ranking == "magnitude" else ""
             raise cannot(
                 parameters,
                 f"all {layer.array.size} weights of {layer.node!r} would go, so that it would answer the same to everything",
-                f"Give a smaller amount than {parameters.amount:g}, exclude {layer.node!r}, or use ranking layer-adaptive.",
+                f"Give a smaller amount than {parameters.amount:g}, or exclude {layer.node!r}{fairer}.",
             )
     return found
 
