@@ -140,7 +140,7 @@ def _print_tried(tried: list[dict[str, Any]]) -> None:
         return
     head = plural("{n} recipe was tried", "{n} recipes were tried", len(tried)).format(n=len(tried))
     write(Styled("\n", (head, "head")))
-    numbers = (_("LOSS"), _("SIZE"))
+    numbers = (_("LOSS WHILE SEARCHING"), _("SIZE"))
     table = Table(_("RECIPE"), *numbers, _("WHY NOT"), right=numbers)
     for one in sorted(dropped, key=lambda one: one["loss"] is None)[:_SHOWN]:
         lost = "–" if one["loss"] is None else f"{one['loss']['value']:+.2%}"

@@ -68,7 +68,7 @@ def search(ground: Ground, answering: Answering) -> dict[str, Any]:
         choosing = max(_CHOOSING, min(12.0, (left - timing) / max(1, len(variants)) / 2))
         measured = measure(ground, variants, seconds=timing, choosing=choosing, deadline=deadline)
     for one in finalists:
-        one.reason = one.reason or measured.left_out.get(bench.name(one), "")
+        one.reason = one.reason or _why_not(ground, measured, bench.name(one))
     measured, made = _registered(ground, measured, variants, HELD_OUT if fitted is not held else 0.0)
     names = {name: one.reference for name, one in made.items()}
     measured = _with_tried(measured, found.trials, bench, names)
@@ -224,6 +224,17 @@ def _registered(
         job.progress(f"registering {variant.recipe.label}")
         made[variant.name] = register(job, variant, ground.origin(held_out), comparison, entrant)
     return renamed(measured, made), made
+
+
+def _why_not(ground: Ground, measured: Measured, name: str) -> str:
+    """What the measurement has against a finalist; empty for nothing."""
+    entrant = next((one for one in measured.comparison.entrants if one.version == name), None)
+    if entrant is None or entrant.loss is None:
+        return measured.left_out.get(name, "")
+    most = ground.arguments.max_loss
+    if entrant.loss.value > most:
+        return f"It loses {entrant.loss.value:.2%} on {ground.dataset or 'the sample'}, more than {most:.2%}."
+    return "It is worse than its parent on every axis." if entrant.dominated else ""
 
 
 def _is_worth_it(entrant: Entrant, comparison: VersionComparison, max_loss: float) -> bool:
