@@ -43,7 +43,10 @@ def optimize(
     ] = "1%",  # type: ignore[assignment]  # as it is parsed
     target: Annotated[Target, typer.Option("--target", help=_("What is made best within it."))] = Target.latency,
     metric: Annotated[str, typer.Option("--metric", metavar="NAME", help=_("The usual one of the dataset without."))] = "",
-    seconds: Annotated[float, typer.Option("--seconds", min=1, max=86400, help=_("That a search may take."))] = 900.0,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", min=1, max=86400, help=_("That a search may take; of a recipe, at most so many of timing.")),
+    ] = 900.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help=_("Of a search; a recipe has its own."))] = 0,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help=_("Write the comparison as a page with plots."))
@@ -107,7 +110,16 @@ def print_result(result: dict[str, Any], parent: str, report: Path | None = None
         if comparison.get("dataset") and result.get("evaluations"):
             hint(f"openmaas gate set {model} champion --data {comparison['dataset']} --max-loss 1%")
         hint(f"openmaas alias {model} champion {number}")
-        hint(f"openmaas deploy {recommended}")
+        hint(f"openmaas deploy {recommended}{_engine(comparison, recommended)}")
+
+
+def _engine(comparison: dict[str, Any], version: str) -> str:
+    """The option that names the engine that it was measured by, where that computes with less than the file has."""
+    for one in comparison.get("entrants", ()):
+        choice = one["figures"]["choice"]
+        if one["version"] == version and choice.get("precision"):
+            return f" --engine {choice['engine']}:{choice['precision']}"
+    return ""
 
 
 def _comparison(result: dict[str, Any]) -> VersionComparison:

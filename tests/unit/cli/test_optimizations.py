@@ -75,6 +75,13 @@ def test_a_search_prints_the_comparison_what_was_tried_and_what_to_do_next(optim
     assert (given["auto"], given["max_loss"], given["target"], given["seed"]) == (True, 0.01, "size", 4)
 
 
+def test_an_engine_of_less_precision_is_named(optimizing: Any) -> None:
+    told: Any = msgspec.json.decode(msgspec.json.encode(RESULT))
+    told["comparison"]["entrants"][1]["figures"]["choice"] |= {"engine": "openvino", "precision": "bf16"}
+    _, out, _ = optimizing(told)("optimize", "digits", "--auto")
+    assert "openmaas deploy digits:4 --engine openvino:bf16" in out
+
+
 def test_a_recipe_is_read_from_its_file(optimizing: Any, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("steps: [fuse]\n")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
@@ -166,7 +166,7 @@ def measure(
             continue
         job.progress(f"finding the engine of {variant.name}", number, len(variants))
         try:
-            choice = _choice(job, variant, _few(ground.rows.inputs), choosing)
+            choice = _choice(_tolerant(ground), variant, _few(ground.rows.inputs), choosing)
             entered.append((variant, choice, answers_of(job, variant.manifest, variant.folder, choice, ground.rows)))
         except Cancelled:
             raise
@@ -199,6 +199,26 @@ def measure(
         evaluations=tuple(one.evaluation for one in contenders if one.evaluation is not None),
         left_out=left_out,
     )
+
+
+class _Tolerant:
+    """A job on a server that allows engines of another cosine."""
+
+    def __init__(self, job: Job, cosine: float) -> None:
+        self._job = job
+        self.settings = msgspec.structs.replace(job.settings, engine_cosine=cosine)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._job, name)
+
+
+def _tolerant(ground: Ground) -> Job:
+    """In a search, an engine of reduced precision may be as far from a variant's own answers as the variant may lose: the loss
+    is measured with it. Deploying it so is a choice to be made: --engine."""
+    job, arguments = ground.job, ground.arguments
+    if not arguments.auto:
+        return job
+    return cast(Job, _Tolerant(job, min(job.settings.engine_cosine, 1 - arguments.max_loss)))
 
 
 def _choice(job: Job, variant: Variant, inputs: Arrays, seconds: float) -> EngineChoice:
