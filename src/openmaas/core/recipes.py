@@ -175,7 +175,7 @@ class Distil(Training, frozen=True, kw_only=True):
     fresh: bool = True
     temperature: float = 8.0
     mix: float = 0.9
-    epochs: int = 100
+    epochs: int = 150
     learning_rate: float = 1e-2
 
     @property
