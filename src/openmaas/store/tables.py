@@ -371,7 +371,8 @@ class EvaluationRow(Base):
 class VariantRow(Base):
     """What a comparison said of a version beside its parent. Only added to: the newest counts.
 
-    `result` is the entrant of core.evaluations.VersionComparison as JSON; dominated: worse than its parent on every axis.
+    `result` is the entrant of core.evaluations.VersionComparison as JSON; dominated: better than its parent in nothing and
+    worse in something.
     """
 
     __tablename__ = "variants"

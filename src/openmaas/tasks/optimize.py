@@ -5,8 +5,9 @@ make       the steps in order, each one's answers checked (tasks/optimization/ru
 measure    the parent and the variants in one alternating run, each by the engine that would serve it
 register   files, sample with the variant's own answers, lineage, and a card that says what was done and what it cost
 
-A variant of a recipe is registered whatever it costs, since somebody asked for it; one that is worse than its parent on every
-axis is marked as dominated, and one beyond the allowed loss says so. A search registers only what it may recommend.
+A variant of a recipe is registered whatever it costs, since somebody asked for it. One that is better than its parent in nothing
+and worse in something is marked as dominated, and one beyond the allowed loss says so. A search registers only what it may
+recommend.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def _by_recipe(ground: Ground, recipe: Recipe, answering: Answering) -> dict[str
     job.progress("examining what was made")
     variant = build(job, "the variant", recipe, piece, ground.folder, ground.inputs, answering, job.scratch / "variant")
     with job.alone():
-        measured = measure(ground, [variant], seconds=_TIMING, choosing=_CHOOSING)
+        given = ground.arguments.seconds
+        measured = measure(ground, [variant], seconds=min(_TIMING, given), choosing=min(_CHOOSING, given))
     if measured.left_out:
         raise Refused(
             f"What {recipe.label} made of {reference} cannot be served: {measured.left_out[variant.name]}",
@@ -85,7 +87,9 @@ def _by_recipe(ground: Ground, recipe: Recipe, answering: Answering) -> dict[str
 def _verdict(comparison: VersionComparison, made: Entrant, version: str) -> list[str]:
     told = [loss_told(made, comparison)]
     if made.dominated:
-        told.append(f"{version} is worse than {comparison.entrants[0].version} on every axis; it is not recommended.")
+        told.append(
+            f"{version} is better than {comparison.entrants[0].version} in nothing and worse in something; it is not recommended."
+        )
     return [line for line in told if line]
 
 

@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
-from openmaas.core.errors import Unavailable
 from openmaas.core.datasets import DatasetManifest
+from openmaas.core.errors import Unavailable
 from openmaas.core.manifest import FileEntry, Manifest, check_path
 from openmaas.store.files import digest_file, full_disk, verify_file
 

@@ -234,7 +234,7 @@ def _why_not(ground: Ground, measured: Measured, name: str) -> str:
     most = ground.arguments.max_loss
     if entrant.loss.value > most:
         return f"It loses {entrant.loss.value:.2%} on {ground.dataset or 'the sample'}, more than {most:.2%}."
-    return "It is worse than its parent on every axis." if entrant.dominated else ""
+    return "It is better than its parent in nothing and worse in something." if entrant.dominated else ""
 
 
 def _is_worth_it(entrant: Entrant, comparison: VersionComparison, max_loss: float) -> bool:

@@ -29,13 +29,37 @@ def read_graph(path: Path) -> Any:
 
 
 def write_graph(model: Any, folder: Path, options: Mapping[str, Any] | None = None) -> Artifact:
-    """The model as `folder`/model.onnx, with weights beside it beyond 2 GiB. Raises onnx's error where it is no valid model."""
+    """The model as `folder`/model.onnx, with weights beside it beyond 2 GiB, and without what only people and tools read.
+
+    Raises onnx's error where it is no valid model.
+    """
     import onnx
 
+    strip(model)
     large = model.ByteSize() > _MOST
     onnx.save(model, folder / _NAME, save_as_external_data=large, location=f"{_NAME}.data" if large else None)
     onnx.checker.check_model(str(folder / _NAME))
     return Artifact(kind="onnx", entry=_NAME, options=dict(options or {}))
+
+
+def strip(model: Any) -> None:
+    """Leave out what only people and tools read: where each node came from, inferred shapes of values between nodes."""
+    model.ClearField("doc_string")
+    del model.metadata_props[:]
+    graphs = [model.graph, *model.functions]
+    while graphs:
+        graph = graphs.pop()
+        graph.ClearField("doc_string")
+        del graph.metadata_props[:]
+        del graph.value_info[:]
+        for described in (*graph.node, *getattr(graph, "initializer", ()), *getattr(graph, "quantization_annotation", ())):
+            for field in ("doc_string", "metadata_props"):
+                if field in described.DESCRIPTOR.fields_by_name:
+                    described.ClearField(field)
+        for node in graph.node:
+            for attribute in node.attribute:
+                graphs += [attribute.g] if attribute.HasField("g") else []
+                graphs += attribute.graphs
 
 
 def onnx_of(manifest: Manifest) -> Artifact | None:

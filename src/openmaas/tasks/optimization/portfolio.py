@@ -108,7 +108,7 @@ def traits_of(manifest: Manifest, folder: Path, rows: int, labels: bool) -> Trai
         kinds=tuple(dict.fromkeys(artifact.kind for artifact in artifacts)),
         training=rows,
         labels=labels,
-        tools=frozenset(name for name in ("openvino", "nncf", "torch", "torch_pruning") if find_spec(name) is not None),
+        tools=frozenset(name for name in ("openvino", "nncf", "torch") if find_spec(name) is not None),
     )
     artifact = onnx_of(manifest)
     if artifact is None:
@@ -234,7 +234,7 @@ def _trained(made: _Made, traits: Traits) -> None:
 
 def _shrinking(traits: Traits, epochs: int) -> Iterator[tuple[str, Knob, list[Pass]]]:
     """Passes that train a smaller model, by family, each a step further than the one before."""
-    if "torch_pruning" in traits.tools:
+    if "torch" in traits.tools:
         amounts = (*_CHANNELS, _GENTLE)
         steps: list[Pass] = [Prune(method="channels", amount=amount, epochs=epochs) for amount in amounts]
         yield "channels", Knob(step=0, field="amount", least=0.1, most=0.97), steps

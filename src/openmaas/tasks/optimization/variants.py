@@ -32,7 +32,7 @@ _MOST_FACTS: Final = 24 * 1024
 _MOST_NOTES: Final = 50
 _DISTRIBUTIONS: Final = {
     "numpy": "numpy", "onnx": "onnx", "onnxruntime": "onnxruntime", "openvino": "openvino", "nncf": "nncf", "torch": "torch",
-    "torch_pruning": "torch-pruning", "sklearn": "scikit-learn", "onnxscript": "onnxscript",
+    "sklearn": "scikit-learn", "onnxscript": "onnxscript",
 }  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def card_of(variant: Variant, origin: Origin, comparison: VersionComparison, mad
     if told := loss_told(made, comparison):
         lines += ["", told]
     if made.dominated:
-        lines += ["", f"It is worse than {origin.version} on every axis, and not recommended."]
+        lines += ["", f"It is better than {origin.version} in nothing and worse in something, and not recommended."]
     lines += ["", *(f"- {note}" for note in variant.notes[:_MOST_NOTES])] if variant.notes else []
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,7 @@ from openmaas.tasks.optimization.search import Search, Trial
 
 TRAITS = Traits(
     convolutions=3, linear=2, parameters=50_000, training=1000, labels=True,
-    tools=frozenset({"openvino", "nncf", "torch", "torch_pruning"}),
+    tools=frozenset({"openvino", "nncf", "torch"}),
 )  # fmt: skip
 
 

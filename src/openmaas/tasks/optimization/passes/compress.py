@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from openmaas.core.manifest import Artifact
 from openmaas.core.packed import MOST_BYTES, is_packed, pack
 from openmaas.core.recipes import Compress
 from openmaas.tasks.optimization.base import Bench, Piece, cannot
+from openmaas.tasks.optimization.graphs import strip
 
 TAKES = ("onnx",)
 _NAME = "model.onnx.xz"
@@ -32,23 +31,3 @@ def run(piece: Piece, parameters: Compress, bench: Bench) -> Piece:
     bench.log(f"packed: {before} → {len(packed)} bytes")
     artifact = Artifact(kind="onnx", entry=_NAME, options=piece.artifact.options)
     return piece.changed(artifact, bench.folder, packed={"before": before, "after": len(packed)})
-
-
-def strip(model: Any) -> None:
-    """Leave out what only people and tools read: where each node came from, inferred shapes of values between nodes."""
-    model.ClearField("doc_string")
-    del model.metadata_props[:]
-    graphs = [model.graph, *model.functions]
-    while graphs:
-        graph = graphs.pop()
-        graph.ClearField("doc_string")
-        del graph.metadata_props[:]
-        del graph.value_info[:]
-        for described in (*graph.node, *getattr(graph, "initializer", ()), *getattr(graph, "quantization_annotation", ())):
-            for field in ("doc_string", "metadata_props"):
-                if field in described.DESCRIPTOR.fields_by_name:
-                    described.ClearField(field)
-        for node in graph.node:
-            for attribute in node.attribute:
-                graphs += [attribute.g] if attribute.HasField("g") else []
-                graphs += attribute.graphs
