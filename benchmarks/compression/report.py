@@ -106,9 +106,11 @@ def _at(figures: dict[str, Any], batch: int) -> dict[str, Any]:
 
 @dataclass
 class Distillation:
-    """Accuracies of the same student with and without a teacher, one of each a seed."""
+    """Accuracies of the same student with and without a teacher, one of each a seed. rows: what both were trained on."""
 
-    recipe: dict[str, Any]
+    step: dict[str, Any]
+    rows: str
+    seeds: list[int] = field(default_factory=list)
     taught: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
 
@@ -128,7 +130,7 @@ class Report:
     seconds: float
     versions: dict[str, Any] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
-    distillation: Distillation | None = None
+    distillation: list[Distillation] = field(default_factory=list)
 
     def save(self) -> None:
         RESULTS.mkdir(exist_ok=True)

@@ -27,6 +27,7 @@ def run(subjects: list[Subject], seconds: float, seeds: int, console: Console) -
         with serving() as commands:
             report.results.append(_compress(subject, commands, seconds, console))
             if subject is SUBJECTS["digits"] and seeds:
+                commands.run("data", "push", subject.folder / "few.npz", "--name", "digits-few")
                 report.distillation = distil(commands, seeds, console)
             report.versions = commands.json("version") if not report.versions else report.versions
         report.save()

@@ -34,8 +34,7 @@ def terminal(report: Report) -> RenderableType:
         for row in result.rows():
             table.add_row(*cells(row), style="dim" if row.dominated else "")
         tables.append(table)
-    if report.distillation is not None:
-        tables.append(distilled(report.distillation))
+    tables += [distilled(found) for found in report.distillation]
     return Group(*tables)
 
 
@@ -56,8 +55,8 @@ def markdown(report: Report) -> str:
         lines += ["", *(f"- {text}" for text in _failures(result))]
         lines += [f"- {one.label}: {one.seconds:.0f} s. {one.why}" for one in result.made if one.label.startswith("auto")]
         parts.append("\n".join(lines))
-    if report.distillation is not None:
-        parts.append(f"### Distillation\n\n{distilled(report.distillation)}")
+    if report.distillation:
+        parts.append("\n".join(("### Distillation", "", *(f"- {distilled(found)}" for found in report.distillation))))
     return "\n\n".join(parts)
 
 
@@ -66,8 +65,8 @@ def distilled(found: Distillation) -> str:
     gain, half = found.gain()
     taught, alone = (", ".join(f"{value:.4f}" for value in side) for side in (found.taught, found.alone))
     return (
-        f"The student of `{found.recipe['steps'][0]}` on digits, {len(found.taught)} seeds: with a teacher {taught}; the same "
-        f"student, rows and seeds without one {alone}. Gain {gain:+.2%} ± {half:.2%} (95%, Student's t over pairs)."
+        f"Digits, {found.rows}, seeds {found.seeds[0]} to {found.seeds[-1]}, student `distil: {found.step}`: with a teacher {taught}; "
+        f"the same student, rows and seeds without one {alone}. Gain {gain:+.2%} ± {half:.2%} (95%, Student's t over pairs)."
     )
 
 
