@@ -31,6 +31,7 @@ def evaluate(
         str,
         typer.Option("--engine", metavar="NAME", help=_("That answers, such as openvino:bf16; the one that serves without.")),
     ] = "",
+    seconds: Annotated[float, typer.Option("--seconds", min=1, max=86400, help=_("Of timing."))] = 8.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help=_("Of the rows that are drawn, and of the intervals."))] = 0,
     no_wait: NoWait = False,
     as_json: Json = False,
@@ -43,7 +44,7 @@ def evaluate(
     from openmaas.cli.jobs import follow_job
 
     client = connect()
-    job = client.evaluate(reference, data, rows=rows, engine=engine, seed=seed)
+    job = client.evaluate(reference, data, rows=rows, engine=engine, seconds=seconds, seed=seed)
     if not no_wait:
         job = follow_job(client, job.id, quiet=as_json)
     if as_json:

@@ -13,17 +13,20 @@ from openmaas.core.resources import EvaluationInfo, JobInfo, JobRequest, Page, V
 
 class Evaluations(Session):
     @operation
-    def evaluate(self, reference: str, data: str, *, rows: int = 0, engine: str = "", seed: int = 0) -> Operation[JobInfo]:
+    def evaluate(
+        self, reference: str, data: str, *, rows: int = 0, engine: str = "", seconds: float = 8.0, seed: int = 0
+    ) -> Operation[JobInfo]:
         """Let a version answer a dataset, hold the answers against the truth, and measure its speed.
 
         data: a dataset, digits-test or digits-test:2. rows: at most so many, drawn by the seed; 0 is all. engine: that answers,
-        as openvino:bf16; empty is the one that serves the version.
+        as openvino:bf16; empty is the one that serves the version. seconds: in which its speed is measured.
         Returns the job at once; `wait_job(job.id).result["evaluation"]` is openmaas.core.evaluations.Evaluation as JSON, which
         is also kept with the version. Raises NotFound, InvalidInput.
         """
         version = yield from fetch(Request("GET", (*API, "versions", reference)), VersionInfo)
         arguments = {
-            "version": f"{version.model}:{version.number}", "data": data, "rows": rows, "engine": engine, "seed": seed
+            "version": f"{version.model}:{version.number}", "data": data, "rows": rows, "engine": engine,
+            "seconds": float(seconds), "seed": seed,
         }  # fmt: skip
         body = msgspec.json.encode(JobRequest(kind="evaluate", arguments=arguments))
         headers = {"content-type": "application/json"}

@@ -42,7 +42,8 @@ class Optimizations(Session):
         recipe: the path of a YAML file, plain data of that form, or an openmaas.core.recipes.Recipe. data: a dataset that
         passes train and calibrate on. evaluation: a dataset that the variant is held against its parent on; without it, their
         answers to `data` or to the version's own sample are compared. max_loss: as a share, 0.01 is one point of accuracy.
-        target: what a search makes best. metric: empty is the usual one. seconds: that a search may take.
+        target: what a search makes best. metric: empty is the usual one. seconds: that a search may take; what a recipe makes
+        is timed beside its parent for at most so many, and for 20 at most.
 
         Returns the job at once; `wait_job(job.id).result` has the new version, or versions, and the comparison. Raises
         InvalidInput for a recipe that is wrong, before anything is begun, and NotFound.

@@ -87,6 +87,7 @@ class EvaluateArguments(Arguments, frozen=True, kw_only=True):
     """Answer a dataset with a version and hold the answers against the truth; its speed is measured with it.
 
     rows: at most so many, drawn by the seed; 0 is all. engine: label of the one that runs it, empty is the one that serves it.
+    seconds: of timing.
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -94,7 +95,12 @@ class EvaluateArguments(Arguments, frozen=True, kw_only=True):
     data: str
     rows: int = 0
     engine: str = ""
+    seconds: float = 8.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.seconds <= 86_400:
+            raise ValueError("seconds must be from 0.1 to 86400")
 
     @property
     def measures(self) -> bool:
@@ -144,7 +150,8 @@ class OptimizeArguments(Arguments, frozen=True, kw_only=True):
     recipe: plain data as core/recipes.py reads it. data: a training set, for passes that train or calibrate. evaluation: the
     set that quality is measured on; without it, agreement with the parent on `data` or the version's own sample.
     auto: tries the passes that fit. max_loss: of quality that a recommended variant may lose, as a share (0.01 is one point of
-    accuracy); target: what is made best within it. metric: empty is the usual one. seconds: that a search may take.
+    accuracy); target: what is made best within it. metric: empty is the usual one. seconds: that a search may take; a variant
+    of a recipe and its parent are timed for at most so many, and for 20 at most.
     """
 
     kind: ClassVar[str] = "optimize"

@@ -33,7 +33,6 @@ OTHER = "(another class)"
 
 _MOST_CONFUSED = 100  # classes of a confusion matrix
 _MOST_CLASSES = 1000  # that are told one by one
-_TIMING = 8.0  # seconds in which the speed is measured
 _LEAST = 1e-15  # probability, so that a single row does not make the mean infinite
 
 
@@ -65,7 +64,7 @@ def run(job: Job) -> dict[str, Any]:
         with job.alone():
             outputs = answers_of(job, manifest, folder, choice, examples)
             subject = Subject(name=arguments.version, manifest=manifest, folder=folder, choice=choice)
-            figures = figures_of(job, subject, examples.inputs, seconds=_TIMING, seed=arguments.seed)
+            figures = figures_of(job, subject, examples.inputs, seconds=arguments.seconds, seed=arguments.seed)
         job.progress("resampling")
         made = evaluation_of(
             manifest, examples, outputs, version=arguments.version, dataset=arguments.data, dataset_digest=dataset.digest,

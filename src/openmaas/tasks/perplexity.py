@@ -29,7 +29,6 @@ from openmaas.tasks.side_by_side import Subject, figures_of
 
 _LENGTH: Final = 256  # tokens of a passage
 _LEAST: Final = 8  # tokens that say anything about a passage
-_TIMING: Final = 8.0
 _PIECE: Final = 1 << 16  # characters that are tokenised at once
 
 
@@ -50,7 +49,7 @@ def evaluate_text(
     with job.alone():
         losses = losses_of(job, artifact, manifest, folder, passages)
         subject = Subject(name=arguments.version, manifest=manifest, folder=folder, choice=choice)
-        figures = figures_of(job, subject, None, seconds=_TIMING, seed=arguments.seed)
+        figures = figures_of(job, subject, None, seconds=arguments.seconds, seed=arguments.seed)
     return text_evaluation(
         manifest, passages, losses, version=arguments.version, data=arguments.data, dataset=dataset, figures=figures,
         seed=arguments.seed, notes=notes,

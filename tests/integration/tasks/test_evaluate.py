@@ -28,12 +28,10 @@ Evaluate = Callable[..., Evaluation]
 
 
 @pytest.fixture
-def evaluated(job: Callable[..., FakeJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+def evaluated(job: Callable[..., FakeJob]) -> Evaluate:
     """`evaluated(reference, dataset, folder, **arguments)`; the result has been JSON, as control gets it."""
-    monkeypatch.setattr(evaluate, "_TIMING", 0.3)
-
     def run(reference: str, manifest: DatasetManifest, folder: Path, **arguments: Any) -> Evaluation:
-        running = job("evaluate", version=reference, data="rows:1", **arguments)
+        running = job("evaluate", version=reference, data="rows:1", **{"seconds": 0.3, **arguments})
         running.dataset = lambda _: (manifest, folder)  # type: ignore[attr-defined]
         found = msgspec.json.decode(msgspec.json.encode(evaluate.run(cast(Job, running))))
         return msgspec.convert(found["evaluation"], Evaluation)

@@ -32,7 +32,7 @@ def test_an_alias_is_settled_before_the_job_is_submitted() -> None:
     assert asked.parts[-1] == "digits@champion"
     assert json.loads(submitted.body) == {
         "kind": "evaluate",
-        "arguments": {"version": "digits:3", "data": "digits-test", "rows": 50, "engine": "openvino:bf16", "seed": 3},
+        "arguments": {"version": "digits:3", "data": "digits-test", "rows": 50, "engine": "openvino:bf16", "seconds": 8.0, "seed": 3},
     }
 
 
