@@ -199,6 +199,7 @@ def test_a_search_registers_what_it_recommends_and_tells_all_that_it_tried(
 
     monkeypatch.setattr(automatic, "portfolio", few)
     monkeypatch.setattr(automatic, "_FINAL", 3.0)
+    monkeypatch.setattr(automatic, "_CHOOSING", 6.0)
     result = optimized(
         parent, auto=True, data="train:1", evaluation="test:1", target="size", max_loss=0.05, seconds=25.0, seed=1
     )

@@ -36,10 +36,10 @@ from openmaas.tasks.side_by_side import Subject, figures_of, loaded_size, measur
 
 MOST_REGISTERED: Final = 5
 _FINALISTS: Final = 8
-_FINAL: Final = 12.0  # seconds that measuring one finalist takes at least
+_FINAL: Final = 16.0  # seconds that measuring one finalist takes at least
 _TRAINING: Final = 20.0  # times that a row costs in training what it costs the fastest batch, until it is known
 _FIRST: Final = 3.0  # seconds that a pass without training takes, until it is known
-_CHOOSING: Final = 6.0  # seconds in which a finalist's engine is found, at least
+_CHOOSING: Final = 10.0  # seconds in which a finalist's engine is found, at least
 _TIMED: Final = 0.3  # of the time that is left for the finalists, in which they are timed beside each other
 _LOOK: Final = 1.0  # seconds in which the parent's rate is found
 _MOST_TRIED: Final = 200
@@ -65,7 +65,7 @@ def search(ground: Ground, answering: Answering) -> dict[str, Any]:
         deadline = start + arguments.seconds
         left = deadline - time.monotonic()
         timing = max(2.0, min(60.0, left * _TIMED))
-        choosing = max(_CHOOSING, min(12.0, (left - timing) / max(1, len(variants)) / 2))
+        choosing = max(_CHOOSING, min(20.0, (left - timing) / max(1, len(variants)) / 2))
         measured = measure(ground, variants, seconds=timing, choosing=choosing, deadline=deadline)
     for one in finalists:
         one.reason = one.reason or _why_not(ground, measured, bench.name(one))
