@@ -59,7 +59,7 @@ def test_all_of_it_is_shown(asked: Any) -> None:
     out, sent = asked("evaluate", "digits", "--data", "digits-test", "--rows", "1200", "--engine", "onnxruntime")
     assert sent["kind"] == "evaluate"
     assert sent["arguments"] == {
-        "version": "digits:3", "data": "digits-test", "rows": 1200, "engine": "onnxruntime", "seed": 0
+        "version": "digits:3", "data": "digits-test", "rows": 1200, "engine": "onnxruntime", "seconds": 8.0, "seed": 0
     }  # fmt: skip
     assert "digits:3 on digits-test:1, 1,200 rows, by onnxruntime with 2 threads" in out
     lines = [line.split() for line in out.splitlines()]

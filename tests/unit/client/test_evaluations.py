@@ -32,8 +32,10 @@ def test_an_alias_is_settled_before_the_job_is_submitted() -> None:
     assert asked.parts[-1] == "digits@champion"
     assert json.loads(submitted.body) == {
         "kind": "evaluate",
-        "arguments": {"version": "digits:3", "data": "digits-test", "rows": 50, "engine": "openvino:bf16", "seconds": 8.0, "seed": 3},
-    }
+        "arguments": {
+            "version": "digits:3", "data": "digits-test", "rows": 50, "engine": "openvino:bf16", "seconds": 8.0, "seed": 3
+        },
+    }  # fmt: skip
 
 
 def test_the_evaluations_of_a_version_are_listed() -> None:
