@@ -17,13 +17,17 @@ from openmaas.control.references import find_dataset, find_version
 from openmaas.core.errors import InvalidInput
 from openmaas.core.evaluations import Evaluation
 from openmaas.core.jobs import CompareArguments, EvaluateArguments, OptimizeArguments
+from openmaas.core.metrics import METRICS, decode_outcomes
 from openmaas.core.names import DEFAULT_PROJECT
 from openmaas.core.resources import EvaluationInfo, JobInfo, Page
 from openmaas.store.database import Database
-from openmaas.store.tables import EvaluationRow
+from openmaas.store.tables import EvaluationRow, VersionRow
 
 KINDS = (EvaluateArguments.kind, CompareArguments.kind, OptimizeArguments.kind)
 """Of jobs whose results may hold `evaluation`, or a list `evaluations`."""
+
+MOST_OF_A_JOB = 64
+"""Evaluations of one result."""
 
 
 class EvaluationService:
@@ -37,9 +41,11 @@ class EvaluationService:
 
     def _record(self, session: Session, job: JobInfo) -> None:
         """In the transaction that ends the job. Raises InvalidInput for a result that holds what is no evaluation of a version
-        and a dataset that there are, NotFound."""
+        and a dataset that the job is about, NotFound."""
         result = job.result or {}
         several = result.get("evaluations") or []
+        if not isinstance(several, list) or len(several) > MOST_OF_A_JOB:
+            raise _invalid(f"a job tells at most {MOST_OF_A_JOB}, as a list")
         found = [*([result["evaluation"]] if result.get("evaluation") is not None else []), *several]
         if not found and job.kind == EvaluateArguments.kind:
             raise _invalid("it holds none")
@@ -52,17 +58,18 @@ class EvaluationService:
             made = msgspec.json.decode(text, type=Evaluation)  # as it will be read again
         except msgspec.ValidationError as error:
             raise _invalid(str(error)) from None
-        value = made.metrics.get(made.metric)
-        if value is None or not math.isfinite(value.value):
-            raise _invalid(f"it has no {made.metric}")
+        _check_figures(made)
+        value = made.metrics[made.metric]
         model, version = find_version(session, job.project, made.version)
         dataset, rows = find_dataset(session, job.project, made.dataset)
         exact = (f"{model.name}:{version.number}", f"{dataset.name}:{rows.number}")
         if (made.version, made.dataset) != exact or (made.digest, made.dataset_digest) != (version.digest, rows.digest):
             raise _invalid(f"{made.version} on {made.dataset} is not what their digests say")
-        asked = (job.subject, job.arguments.get("data"))
-        if job.kind == EvaluateArguments.kind and (made.version, made.dataset) != asked:  # gates trust in it
-            raise _invalid(f"it is of {made.version} on {made.dataset}, and the job is about {asked[0]} on {asked[1]}")
+        versions, datasets = _asked(job)
+        its_own = job.kind == OptimizeArguments.kind and _made_by(version, job)
+        if (made.version not in versions and not its_own) or made.dataset not in datasets:  # gates trust in it
+            about = f"{' and '.join(versions)} on {' and '.join(datasets) or 'no dataset'}"
+            raise _invalid(f"it is of {made.version} on {made.dataset}, and the job is about {about}")
         return EvaluationRow(
             project=job.project,
             version=made.version,
@@ -112,6 +119,46 @@ def newest(session: Session, version_digest: str, dataset_digest: str, project: 
         EvaluationRow.dataset_digest == dataset_digest,
     )
     return session.scalar(query.order_by(EvaluationRow.id.desc()).limit(1))
+
+
+def _asked(job: JobInfo) -> tuple[list[str], list[str]]:
+    """The exact versions and datasets that a job may tell evaluations of, besides the versions that it made."""
+    told = job.arguments
+    if job.kind != CompareArguments.kind:
+        return [job.subject], [name for name in (told.get("data"), told.get("evaluation")) if name]
+    versions = [job.subject, *told["others"]]
+    engines = told.get("engines") or [""] * len(versions)
+    usual = [version for version, engine in zip(versions, engines, strict=True) if not engine]
+    return list(dict.fromkeys(usual)), [told["data"]] if told.get("data") else []
+
+
+def _made_by(version: VersionRow, job: JobInfo) -> bool:
+    """Whether the job pushed it; one whose files were the newest version's already was made of the same parent before."""
+    return version.created_by.startswith(f"{job.id}-") or version.parent == job.subject
+
+
+def _check_figures(made: Evaluation) -> None:
+    """Raises InvalidInput for figures that nothing measures: gates would let them pass."""
+    if made.metric not in made.metrics:
+        raise _invalid(f"it has no {made.metric[:40]}")
+    for name, one in made.metrics.items():
+        if name not in METRICS:
+            raise _invalid(f"{name[:40]!r} is not a metric")
+        low, high = (one.value if bound is None else bound for bound in (one.low, one.high))
+        metric = METRICS[name]
+        least = 0.0 if metric.kind == "classes" or not metric.share else -math.inf
+        possible = least <= one.value <= (1 + 1e-9 if metric.share else math.inf)
+        if not all(map(math.isfinite, (low, one.value, high))) or low > high or not possible:
+            raise _invalid(f"its {name} is {one.value}, from {one.low} to {one.high}")
+    if made.outcomes is not None and len(decode_outcomes(made.outcomes)) != made.rows:
+        raise _invalid(f"its outcomes are not those of {made.rows} rows")
+    figures = made.figures
+    if figures is not None:
+        speeds = [(one.batch, one.p50, one.p99, one.rate, one.calls) for one in figures.speeds]
+        positive = [figures.size, *(figure for speed in speeds for figure in speed)]
+        rest = [figures.memory, figures.load, figures.cost]
+        if not speeds or not all(0 < one < math.inf for one in positive) or not all(0 <= one < math.inf for one in rest):
+            raise _invalid("its figures of speed and size are not above 0")
 
 
 def _views(rows: Sequence[EvaluationRow]) -> list[EvaluationInfo]:

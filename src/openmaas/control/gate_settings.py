@@ -9,13 +9,14 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from openmaas.control.job_rows import is_process
 from openmaas.control.references import find_dataset, find_version
 from openmaas.core.errors import InvalidInput
 from openmaas.core.evaluations import Rules
 from openmaas.core.metrics import find_metric
 from openmaas.core.names import Reference
 from openmaas.core.resources import GateRequest, GateTarget
-from openmaas.store.tables import AliasRow, DeploymentRevisionRow, DeploymentRow, EvaluationRow, ModelRow
+from openmaas.store.tables import AliasRow, DeploymentRevisionRow, DeploymentRow, EvaluationRow, ModelRow, VersionRow
 
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "max_loss": (0.0, 1.0),
@@ -116,9 +117,18 @@ def _baseline(
     if number is not None:
         notes.append(f"baseline {model.name}:{number}, where {where} stands")
         return f"{model.name}:{number}"
-    _, version = find_version(session, model.project, Reference(model.name))
-    notes.append(f"baseline {model.name}:{version.number}, the newest version, since {where} stands nowhere yet")
-    return f"{model.name}:{version.number}"
+    _, newest = find_version(session, model.project, Reference(model.name))
+    number = _pushed_by_somebody(session, model) or newest.number
+    made = "" if number == newest.number else f" that somebody pushed ({model.name}:{newest.number} was made by a job)"
+    notes.append(f"baseline {model.name}:{number}, the newest version{made}, since {where} stands nowhere yet")
+    return f"{model.name}:{number}"
+
+
+def _pushed_by_somebody(session: Session, model: ModelRow) -> int | None:
+    """The newest version that no job made: what is compressed already is no measure of what compression loses."""
+    query = select(VersionRow.number, VersionRow.created_by)
+    query = query.where(VersionRow.model_id == model.id, VersionRow.deleted_at.is_(None)).order_by(VersionRow.number.desc())
+    return next((number for number, actor in session.execute(query) if not is_process(actor)), None)
 
 
 def _stands_at(session: Session, model: ModelRow, target: GateTarget, name: str) -> int | None:

@@ -23,6 +23,7 @@ OPEN: Final = ("queued", *LIVE)
 """States of a job that has not ended."""
 
 _ID = re.compile(r"job-(\d{6,10})", re.ASCII)
+_KEY_ID = re.compile(r"job-\d{6,10}-\d+", re.ASCII)
 
 
 def job_id(number: int) -> str:
@@ -33,6 +34,11 @@ def job_id(number: int) -> str:
 def key_id(row: JobRow) -> str:
     """The id of the API key of the process that was asked for last."""
     return f"{job_id(row.number)}-{row.starts}"
+
+
+def is_process(actor: str) -> bool:
+    """Whether this is the id of the key of a job's process, not that of a person's."""
+    return _KEY_ID.fullmatch(actor) is not None
 
 
 def start_of(row: JobRow) -> tuple[str, int]:

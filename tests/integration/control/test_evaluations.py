@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from openmaas.control.evaluations import EvaluationService, newest
 from openmaas.control.jobs import JobService
@@ -16,11 +18,11 @@ from openmaas.control.observed import Fleet
 from openmaas.control.references import find_dataset, find_version
 from openmaas.core.errors import InvalidInput, NotFound, OpenMaaSError
 from openmaas.core.evaluations import Estimate, Evaluation
-from openmaas.core.resources import JobInfo, JobReport
+from openmaas.core.resources import CauseInfo, JobInfo, JobReport
 from openmaas.core.settings import Settings
 from openmaas.store.database import Database
-from openmaas.store.tables import EvaluationRow
-from tests.integration.control.gated import HERE, add_dataset, answers
+from openmaas.store.tables import EvaluationRow, VersionRow
+from tests.integration.control.gated import HERE, add_dataset, answers, figures
 from tests.integration.control.test_deployments import add_versions
 
 
@@ -59,8 +61,9 @@ class World:
 
 @pytest.fixture
 def world(database: Database, tmp_path: Path) -> World:
-    add_versions(database, "digits", 2)
+    add_versions(database, "digits", 3)
     add_dataset(database)
+    add_dataset(database, "other-test")
     return World(database, tmp_path)
 
 
@@ -132,3 +135,62 @@ def test_a_job_may_not_tell_of_a_version_that_it_is_not_about(world: World) -> N
     with pytest.raises(InvalidInput, match="it is of digits:2 on digits-test:1, and the job is about digits:1"):
         world.end("evaluate", {"evaluation": world.made("digits:2", wrong=0)})
     assert world.rows() == []
+
+
+def refused(world: World, kind: str, results: list[dict[str, Any]], match: str | None = None, **arguments: Any) -> None:
+    """A job tells each of these in turn."""
+    job = world.jobs.submit(kind, {"version": "digits:1", "data": "digits-test", **arguments}, actor="anna")
+    for result in results:
+        with pytest.raises(InvalidInput, match=match):
+            world.jobs.report(job.id, JobReport(result=result), key=f"{job.id}-1")
+    world.jobs.report(job.id, JobReport(cause=CauseInfo(code="bad", message="bad", stderr=[], next_step="")), key=f"{job.id}-1")
+    assert world.rows() == []
+
+
+def test_nor_may_one_that_tells_of_several(world: World) -> None:
+    def told(*of: str) -> list[dict[str, Any]]:
+        return [
+            {"evaluations": [world.made(version, dataset, wrong=0)]} for version, dataset in zip(of[::2], of[1::2], strict=True)
+        ]
+
+    match, compared = "and the job is about digits:1", {"others": ["digits:2"]}
+    refused(world, "compare", told("digits:3", "digits-test:1", "digits:2", "other-test:1"), match, **compared)
+    refused(world, "compare", told("digits:2", "digits-test:1"), match, **compared, engines=["", "onnxruntime"])
+    refused(world, "compare", told("digits:2", "digits-test:1"), match, **compared, data="")
+    others = told("digits:2", "digits-test:1", "digits:1", "other-test:1")
+    refused(world, "optimize", others, match, auto=True, evaluation="digits-test")
+
+
+def test_an_optimisation_tells_of_what_it_made(world: World) -> None:
+    several = [world.made(), world.made("digits:2", wrong=40), world.made("digits:3", wrong=50)]
+    with world.database.write() as session:
+        session.execute(update(VersionRow).where(VersionRow.number == 2).values(created_by="job-000001-1"))
+        session.execute(update(VersionRow).where(VersionRow.number == 3).values(parent="digits:1"))
+    world.end("optimize", {"evaluations": several}, auto=True, evaluation="digits-test")
+    assert [row.version for row in world.rows()] == ["digits:1", "digits:2", "digits:3"]
+
+
+def test_several_that_are_no_list_of_them_are_refused(world: World) -> None:
+    several: list[Any] = [5, {"a": 1}, "text", [None], [[]], [{}] * 65]
+    refused(world, "evaluate", [{"evaluations": told} for told in several])
+
+
+def test_figures_that_nothing_measures_are_refused(world: World) -> None:
+    bomb = base64.b64encode(zlib.compress(bytes(50_000_000), 9)).decode()
+    speed = msgspec.to_builtins(figures())
+    changes: list[dict[str, Any]] = [
+        {"rows": 999},
+        {"outcomes": {"kind": "classes", "truth": bomb, "answers": bomb, "rows": "all"}},
+        {"outcomes": {"kind": "classes", "truth": "!", "answers": "!", "rows": "all"}},
+        {"metrics": {"accuracy": {"value": 1.5}}},
+        {"metrics": {"accuracy": {"value": -0.5}}},
+        {"metrics": {"accuracy": {"value": 0.9, "low": 0.95, "high": 0.8}}},
+        {"metrics": {"accuracy": {"value": 0.9}, "beauty": {"value": 1}}},
+        {"metrics": {"accuracy": {"value": 0.9}, "rmse": {"value": -1}}},
+        {"figures": {**speed, "size": -5}},
+        {"figures": {**speed, "size": 0}},
+        {"figures": {**speed, "cost": -1.0}},
+        {"figures": {**speed, "speeds": []}},
+        {"figures": {**speed, "speeds": [{**speed["speeds"][0], "p99": -1.0}]}},
+    ]
+    refused(world, "evaluate", [{"evaluation": {**world.made(), **change}} for change in changes])

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from openmaas.control.aliases import AliasService
 from openmaas.control.decisions import Decision
@@ -23,7 +23,7 @@ from openmaas.core.resources import DeployRequest, GateInfo, GateRequest, GateTr
 from openmaas.core.settings import Settings
 from openmaas.store.blobs import open_blobs
 from openmaas.store.database import Database
-from openmaas.store.tables import DatasetVersionRow, DeploymentRow, GateDecisionRow, GateRow
+from openmaas.store.tables import DatasetVersionRow, DeploymentRow, GateDecisionRow, GateRow, VersionRow
 from tests.integration.control.gated import ELSEWHERE, HERE, add_dataset, evaluate
 from tests.integration.control.test_deployments import add_versions
 
@@ -114,6 +114,20 @@ def test_what_is_left_open_is_chosen_and_said(gated: World) -> None:
     assert "digits-test:1" in notes[0]
     assert "digits:4, the newest version" in notes[1]
     assert "openmaas evaluate digits:4 --data digits-test:1" in notes[2]
+
+
+def test_what_a_job_made_is_not_chosen_as_the_baseline(gated: World) -> None:
+    """It would lose nothing against itself."""
+    made = update(VersionRow).where(VersionRow.number.in_([3, 4])).values(created_by="job-000007-1", parent="digits:2")
+    with gated.database.write() as session:
+        session.execute(made)
+    info = gated.gates.set("digits", "alias", "candidate", GateRequest(max_loss=0.01), actor="ada")
+    assert info.rules["baseline"] == "digits:2"
+    assert "digits:2, the newest version that somebody pushed (digits:4 was made by a job)" in info.notes[1]
+    with gated.database.write() as session:
+        session.execute(update(VersionRow).values(created_by="job-000007-1"))
+    info = gated.gates.set("digits", "alias", "other", GateRequest(max_loss=0.01), actor="ada")
+    assert info.rules["baseline"] == "digits:4", "none that somebody pushed is there"
 
 
 def test_the_baseline_stays_when_a_gate_is_set_again(gated: World) -> None:
