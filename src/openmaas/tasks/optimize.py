@@ -5,9 +5,9 @@ make       the steps in order, each one's answers checked (tasks/optimization/ru
 measure    the parent and the variants in one alternating run, each by the engine that would serve it
 register   files, sample with the variant's own answers, lineage, and a card that says what was done and what it cost
 
-A variant of a recipe is registered whatever it costs, since somebody asked for it. One that is better than its parent in nothing
-and worse in something is marked as dominated, and one beyond the allowed loss says so. A search registers only what it may
-recommend.
+A variant of a recipe is registered whatever it costs, since somebody asked for it. One that is better than its parent in
+nothing and worse in something is marked as dominated, and one beyond the allowed loss says so. A search registers only what it
+may recommend.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def _verdict(comparison: VersionComparison, made: Entrant, version: str) -> list
     told = [loss_told(made, comparison)]
     if made.dominated:
         told.append(
-            f"{version} is better than {comparison.entrants[0].version} in nothing and worse in something; it is not recommended."
+            f"{version} is better than {comparison.entrants[0].version} in nothing and worse in something; "
+            "it is not recommended."
         )
     return [line for line in told if line]
 
