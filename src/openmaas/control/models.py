@@ -57,9 +57,10 @@ class ModelService:
         with self._database.write() as session:
             model = find_model(session, project, name)
             live = select(VersionRow.id).where(VersionRow.model_id == model.id, VersionRow.deleted_at.is_(None))
-            ids = session.scalars(live).all()
+            numbers = select(VersionRow.number).where(VersionRow.model_id == model.id, VersionRow.deleted_at.is_(None))
+            ids, exact = session.scalars(live).all(), {f"{name}:{number}" for number in session.scalars(numbers)}
             refuse_while_deployed(session, f"The model {name!r}", ids)
-            refuse_while_in_jobs(session, f"The model {name!r}", ids)
+            refuse_while_in_jobs(session, f"The model {name!r}", project, ids, exact)
             refuse_while_gated(session, model)
             remove_all(session, model, actor, now)
             session.execute(delete(VersionFileRow).where(VersionFileRow.version_id.in_(live)))

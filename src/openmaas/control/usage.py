@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 
 import msgspec
 from sqlalchemy import select
@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from openmaas.control.gate_rows import gate_arguments, live_gates, rules_of, target_label
 from openmaas.control.job_rows import OPEN, job_id
-from openmaas.core.errors import Conflict
-from openmaas.core.jobs import KINDS
+from openmaas.core.errors import Conflict, OpenMaaSError
+from openmaas.core.jobs import KINDS, OptimizeArguments, check_arguments
 from openmaas.store.tables import AliasRow, DeploymentRevisionRow, DeploymentRow, JobRow
 
 
@@ -47,16 +47,34 @@ def refuse_while_aliased(session: Session, model: str, number: int, version_id: 
         )
 
 
-def refuse_while_in_jobs(session: Session, what: str, version_ids: Sequence[int]) -> None:
-    """Raises Conflict when a job that has not ended is about one of the versions: it reads their files."""
-    busy = select(JobRow.number).where(JobRow.state.in_(OPEN), JobRow.version_id.in_(version_ids))
-    number = session.scalar(busy.order_by(JobRow.number).limit(1))
-    if number is not None:
-        raise Conflict(
-            f"{what} is in use: the job {job_id(number)} is about it.",
-            code="version_in_job",
-            next_step=f"Wait for it, or openmaas jobs cancel {job_id(number)}.",
-        )
+def refuse_while_in_jobs(session: Session, what: str, project: str, version_ids: Collection[int], references: Set[str]) -> None:
+    """Raises Conflict when a job that has not ended is about one of the versions, or names one: it reads their files.
+
+    references: the exact ones of the same versions.
+    """
+    busy = select(JobRow.number, JobRow.kind, JobRow.arguments, JobRow.version_id)
+    busy = busy.where(JobRow.project == project, JobRow.state.in_(OPEN)).order_by(JobRow.number)
+    for number, kind, text, about in session.execute(busy):
+        if about in version_ids or references & _named(kind, text):
+            raise Conflict(
+                f"{what} is in use: the job {job_id(number)} is about it.",
+                code="version_in_job",
+                next_step=f"Wait for it, or openmaas jobs cancel {job_id(number)}.",
+            )
+
+
+def _named(kind: str, text: str) -> set[str]:
+    """The exact references of all versions that a job's arguments name, those in a recipe's steps too."""
+    try:
+        arguments = check_arguments(kind, msgspec.json.decode(text))
+    except OpenMaaSError:  # of another release
+        return set()
+    named: list[str] = []
+    for field in arguments.version_fields:
+        value = getattr(arguments, field)
+        named += [value] if isinstance(value, str) else value
+    recipe = arguments.steps if isinstance(arguments, OptimizeArguments) else None
+    return {*named, *(recipe.versions if recipe is not None else ())}
 
 
 def refuse_while_dataset_gates(session: Session, project: str, references: Collection[str]) -> None:

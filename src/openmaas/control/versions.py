@@ -108,7 +108,8 @@ class VersionService:
             model, version = find_version(session, project, target)
             refuse_while_deployed(session, f"{model.name}:{version.number}", [version.id])
             refuse_while_aliased(session, model.name, version.number, version.id)
-            refuse_while_in_jobs(session, f"{model.name}:{version.number}", [version.id])
+            exact = f"{model.name}:{version.number}"
+            refuse_while_in_jobs(session, exact, project, [version.id], {exact})
             refuse_while_baseline(session, project, f"{model.name}:{version.number}")
             version.deleted_at = model.updated_at = self._clock()
             session.execute(delete(VersionFileRow).where(VersionFileRow.version_id == version.id))
