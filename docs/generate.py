@@ -1,6 +1,7 @@
 """Pages that are made from the code: `python -m docs.generate` writes them, `--check` says which are stale.
 
 docs/commands/*.md   from the command line's own description
+docs/passes.md       from core/recipes.py
 docs/settings.md     from core/settings.py
 docs/errors.md       from core/errors.py, and from every error that the source raises with a code
 """
@@ -11,6 +12,7 @@ import ast
 import inspect
 import re
 import sys
+import typing
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ import typer.main
 
 from openmaas.cli.app import PANELS, build_app
 from openmaas.core import errors
+from openmaas.core.recipes import PASSES
 from openmaas.core.settings import Settings, variable
 
 DOCS = Path(__file__).parent
@@ -51,6 +54,7 @@ def generated_pages() -> Iterator[tuple[Path, str]]:
     yield DOCS / "commands" / "README.md", _command_index(group)
     for name, command in group.commands.items():
         yield DOCS / "commands" / f"{name}.md", _command_page(name, command)
+    yield DOCS / "passes.md", _passes_page()
     yield DOCS / "settings.md", _settings_page()
     yield DOCS / "errors.md", _errors_page()
 
@@ -58,6 +62,36 @@ def generated_pages() -> Iterator[tuple[Path, str]]:
 def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+# ── passes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _passes_page() -> str:
+    parts = [
+        _MADE,
+        "# Passes\n\n",
+        "What a [recipe](compression.md) may do to a model. Each pass also takes a `seed` of its own.\n",
+    ]
+    for name, kind in PASSES.items():
+        parts += [f"\n## {name}\n\n", inspect.cleandoc(kind.__doc__ or ""), "\n"]
+        fields = [field for field in msgspec.structs.fields(kind) if field.name != "seed"]
+        if fields:
+            rows = ((f"`{one.name}`", _kind(one.type), _parameter_default(one.default)) for one in fields)
+            parts += ["\n", _table(("parameter", "", "default"), rows)]
+    return "".join(parts)
+
+
+def _kind(type_: Any) -> str:
+    if typing.get_origin(type_) is typing.Literal:
+        return ", ".join(f"`{value}`" for value in typing.get_args(type_) if value)
+    return {int: "whole number", float: "number", str: "text", bool: "true or false"}.get(type_, "list")
+
+
+def _parameter_default(value: Any) -> str:
+    if value is msgspec.NODEFAULT:
+        return "needed"
+    return "" if value in ("", ()) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
