@@ -10,6 +10,10 @@ accuracy always to Wilson's interval (1927); a paired difference of accuracies t
 discordant row to the exact bound of a share never seen in n rows, 1 - 0.025^(1/n), about 3.7 / n (the two-sided rule of
 three); macro averages without an error to the mean over classes of Jeffreys posteriors, Beta(1/2, rows + 1/2). For figures
 without such a bound, the unseen share of rows is taken to be like the worst row that was seen.
+
+Nor do resamples tell enough where few rows are answered otherwise: of a count k they reach the bound of Poisson(k), and the
+exact one is nearly that of Poisson(k + 1) (Garwood, 1936). So paired differences other than of accuracy are resampled with one
+more of the rows that got worse, for the bound on that side, and likewise of those that got better.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ RESAMPLES: Final = 2000
 _ALPHA: Final = 0.05
 _MOST_DRAWN: Final = 20_000_000  # rows of all resamples together
 _LEAST_RESAMPLES: Final = 500
+_FEW: Final = 30  # rows, of which resamples show too little spread
 _VALUES: Final = 1 << 20  # weights that are held at once
 _Z: Final = 1.959964  # of the normal distribution, for 95%
 
@@ -263,7 +268,7 @@ def estimate(metric: str, outcomes: Outcomes | Answered, seed: int = 0, resample
     if one.kind == "classes" and bool((truth == known.answers).all()):
         return Estimate(value=value, low=min(low, 1 - _unseen_macro(truth, seed)), high=1.0)
     if high > low:
-        return Estimate(value=value, low=low, high=high)
+        return Estimate(value=value, low=min(low, value), high=max(high, value))
     return (
         Estimate(value=value, low=value - _unseen(len(known)), high=value)
         if one.share and value == 1
@@ -324,11 +329,37 @@ def _paired(
             next_step="Choose another metric.",
         )
     low, high = _percentiles(_draws(counts, seed, resamples, gained), _defined(one, value))
-    bound = _unseen_difference(one, first, second, seed, relative=relative)
     if one.name == "accuracy":
         bounds = _bonett_price(first, second)
-        low, high = min(low, bounds[0]), max(high, bounds[1])
-    return Estimate(value=value, low=min(low, value - bound), high=max(high, value + bound))
+        bound = (
+            _unseen_difference(one, first, seed, relative=relative) if np.array_equal(first.answers, second.answers) else 0.0
+        )
+        return Estimate(value=value, low=min(low, bounds[0], value - bound), high=max(high, bounds[1], value + bound))
+    worse = _worse(one, columns)
+    lost, won = (np.where(side > 0, counts, 0) for side in (worse, -worse))
+    for rows, others, worsens in ((lost, won, True), (won, lost, False)):
+        seen = int(rows.sum())
+        if 0 < seen <= _FEW:
+            bounds = _percentiles(_draws(counts, seed, resamples, gained, more=rows), value)
+        elif seen == 0 and others.sum() <= _FEW:
+            bound = _unseen_difference(one, first, seed, relative=relative)
+            bounds = value - bound, value + bound
+        else:
+            continue
+        low, high = (min(low, bounds[0]), high) if worsens else (low, max(high, bounds[1]))
+    return Estimate(value=value, low=min(low, value), high=max(high, value))
+
+
+def _worse(metric: Metric, columns: Sequence[Array]) -> Array:
+    """Of each column of truth, answers before and after: above 0 where it is answered worse than before, below where better."""
+    truth, before, after = columns
+    if metric.kind == "losses":
+        return np.asarray(np.sign(truth * (after - before)))
+    return np.asarray(np.sign(np.abs(_error(metric, truth, after)) - np.abs(_error(metric, truth, before))))
+
+
+def _error(metric: Metric, truth: Array, answers: Array) -> Array:
+    return (truth != answers).astype(np.float64) if metric.kind == "classes" else truth - answers
 
 
 def _collapsed(metric: Metric, known: Answered, *others: Array) -> tuple[tuple[Array, ...], Array]:
@@ -351,9 +382,15 @@ def _once(statistic: Statistic, weights: Array) -> float:
     return float(statistic(weights.astype(np.float64)[None])[0])
 
 
-def _draws(counts: Array, seed: int, resamples: int, statistic: Statistic) -> Array:
-    """The figure of each resample."""
-    return np.concatenate([statistic(weights) for weights in _resamples(counts, seed, resamples)])
+def _draws(counts: Array, seed: int, resamples: int, statistic: Statistic, more: Array | None = None) -> Array:
+    """The figure of each resample. more: rows (counts as `counts` has them) of which one more is drawn on average."""
+    if more is None:
+        return np.concatenate([statistic(weights) for weights in _resamples(counts, seed, resamples)])
+    random, places, found = np.random.default_rng([seed, 1]), np.flatnonzero(more), []
+    for weights in _resamples(counts, seed, resamples):
+        weights[:, places] += random.multinomial(random.poisson(1.0, len(weights)), more[places] / more.sum())
+        found.append(statistic(weights))
+    return np.concatenate(found)
 
 
 def _resamples(counts: Array, seed: int, resamples: int) -> Iterator[Array]:
@@ -413,10 +450,8 @@ def _unseen_macro(truth: Array, seed: int) -> float:
     return max(_unseen(len(truth)), float(np.percentile(drawn, 100 * (1 - _ALPHA / 2))))
 
 
-def _unseen_difference(metric: Metric, before: Answered, after: Answered, seed: int, *, relative: bool) -> float:
-    """What may have changed although no row shows it; 0 where one does."""
-    if not np.array_equal(before.answers, after.answers):
-        return 0.0
+def _unseen_difference(metric: Metric, before: Answered, seed: int, *, relative: bool) -> float:
+    """What may have changed although no row shows it."""
     share = _unseen(len(before))
     if metric.kind == "classes":
         return share if metric.name == "accuracy" else _unseen_macro(before.truth, seed)

@@ -131,6 +131,39 @@ def test_equal_numbers_are_bounded_by_the_worst_row(metric: str) -> None:
     assert 0 < found.high < 0.5
 
 
+@pytest.mark.parametrize("metric", ["f1", "mae"])
+def test_few_rows_that_got_worse_may_well_be_more(metric: str) -> None:
+    """Poisson's exact bound of 2 is 7.2, and resamples of 2 rows reach 5."""
+    truth, worse = np.arange(540) % 10, np.arange(540) < 2
+    if metric == "f1":
+        before, after = Answered("classes", truth, truth, "all"), Answered("classes", truth, (truth + worse) % 10, "all")
+    else:
+        before, after = (Answered("values", truth * 1.0, truth + 0.1 + 3 * change, "all") for change in (0 * worse, worse))
+    found = loss(metric, before, after)
+    assert found.high is not None
+    assert 3.2 < found.high / found.value < 4.5
+
+
+def test_where_all_rows_change_the_interval_is_that_of_the_resamples() -> None:
+    random = np.random.default_rng(3)
+    truth = random.normal(size=400)
+    before, after = (Answered("values", truth, truth + scale, "all") for scale in (0.3, 0.3 + 0.01 * random.random(400)))
+    found = loss("mae", before, after)
+    assert found.low is not None
+    assert found.low > 0, "all are worse"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_figure_lies_in_its_interval(seed: int) -> None:
+    """Figures of many classes with few rows are biased downwards in resamples."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, 40, 50)
+    found = estimate("f1", Answered("classes", truth, np.where(random.random(50) < 0.9, truth, 0), "all"))
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.value <= found.high
+
+
 def test_one_row_of_numbers_has_no_interval() -> None:
     found = estimate("mae", Answered("values", np.array([1.0]), np.array([3.0]), "same"))
     assert (found.value, found.low, found.high) == (2, None, None)
