@@ -129,6 +129,15 @@ def test_a_recipe_makes_a_version_with_proof_and_lineage(parent: str, registry: 
     assert len(msgspec.json.encode(result)) < 1 << 20
 
 
+def test_int8_scaled_at_each_call_is_a_version_whose_rows_share_no_batch(
+    parent: str, registry: Registry, optimized: Optimize
+) -> None:
+    result = optimized(parent, recipe={"steps": [{"quantize": {"method": "dynamic"}}]}, evaluation="test:1")
+    assert not registry.versions[result["version"]][0].batchable
+    assert any(note.startswith("Requests do not share a batch any more.") for note in result["notes"])
+    assert abs(result["comparison"]["entrants"][1]["loss"]["value"]) < 0.03
+
+
 def test_without_an_evaluation_set_answers_are_compared(parent: str, optimized: Optimize) -> None:
     result = optimized(parent, recipe={"steps": [{"quantize": {"method": "affine", "bits": 6}}]}, data="bare:1")
     comparison = result["comparison"]

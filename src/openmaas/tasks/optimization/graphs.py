@@ -18,14 +18,24 @@ from openmaas.engines.onnxruntime.session import OnnxSession
 _NAME = "model.onnx"
 _MOST = 2**31 - 2**20
 """Bytes that one file can hold; larger weights lie beside it."""
+_UNLISTED = 4
+"""The first version of the format whose constants are no inputs."""
 
 
 def read_graph(path: Path) -> Any:
-    """An onnx.ModelProto with all of its tensors, those from files beside it too; the file may be packed."""
+    """An onnx.ModelProto with all of its tensors, those from files beside it too; the file may be packed.
+
+    Constants that are listed as inputs, as old exporters do, are constants alone: no engine here is given others.
+    """
     import onnx
 
     with plain_file(path) as plain:
-        return onnx.load(plain)
+        model = onnx.load(plain)
+    held = {tensor.name for tensor in model.graph.initializer}
+    if any(value.name in held for value in model.graph.input):
+        _keep(model.graph.input, lambda value: value.name not in held)
+        model.ir_version = max(model.ir_version, _UNLISTED)
+    return model
 
 
 def write_graph(model: Any, folder: Path, options: Mapping[str, Any] | None = None) -> Artifact:

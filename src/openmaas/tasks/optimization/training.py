@@ -40,7 +40,9 @@ class Proximal:
     """L1 regularisation of these parameters, as a proximal step after each step of the optimiser.
 
     strength: of the L1 term. Each weight w becomes sign(w)·max(|w| - η·strength, 0), where η is the step that Adam took for it,
-    learning rate / (√v + ε) (Yun, Lozano, Yang 2021: Adaptive proximal gradient methods for structured neural networks).
+    learning rate / (√v + ε) (Yun, Lozano, Yang 2021: Adaptive proximal gradient methods for structured neural networks). None
+    moves by more than the learning rate, as Adam itself moves none: where there is no gradient yet, as at the beginning of
+    training on a model's own answers, η has no bound.
     """
 
     strength: float
@@ -264,7 +266,7 @@ def _shrink(proximal: Proximal, parameters: Mapping[str, Tensor], optimizer: tor
                 continue
             corrected = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
             threshold = group["lr"] * proximal.strength / (corrected.sqrt() + group["eps"])
-            weight.copy_(weight.sign() * (weight.abs() - threshold).clamp(min=0))
+            weight.copy_(weight.sign() * (weight.abs() - threshold.clamp(max=group["lr"])).clamp(min=0))
 
 
 def _require_finite(loss: float, where: str, learning_rate: float) -> None:

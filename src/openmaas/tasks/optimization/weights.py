@@ -266,8 +266,6 @@ def _rebuilt(first: _Network, networks: Sequence[_Network], merged: Mapping[_Slo
     """The first graph with other weights. One tensor that another model keeps as two becomes two."""
     model = first.model
     old = {first.names[slot] for slot in merged if isinstance(slot.place, int)}
-    listed = [value for value in model.graph.input if value.name in first.tensors]  # as old exporters do
-    _keep_only(model.graph.input, [value for value in model.graph.input if value not in listed])
     _keep_only(model.graph.initializer, [tensor for tensor in model.graph.initializer if tensor.name not in old])
     _keep_only(model.graph.node, [node for node in model.graph.node if node.op_type != "Constant" or node.output[0] not in old])
     made: dict[tuple[str, ...], str] = {}

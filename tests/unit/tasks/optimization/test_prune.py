@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,26 @@ def _labelled() -> Examples:
     return Examples(
         inputs={"x": x}, truth=labels, task="classification", classes=("a", "b", "c"), index=np.arange(480), digest=""
     )
+
+
+def test_a_graph_of_an_older_operator_set_is_trained(tmp_path: Path) -> None:
+    model = graph(
+        [_node("Gemm", ["x", "w", "b"], ["h"]), _node("Relu", ["h"], ["r"]), _node("Gemm", ["r", "v"], ["scores"])],
+        {"w": _normal(8, 16), "b": _normal(16), "v": _normal(16, 3)},
+        {"x": ["n", 8]},
+        {"scores": ["n", 3]},
+        opset=11,
+    )
+    made = _pruned(tmp_path, model, training=_labelled(), method="channels", amount=0.5, epochs=1)
+    assert run(onnx.load(made.path), {"x": _normal(4, 8)})["scores"].shape == (4, 3)
+    assert _weights(made.path)["b"].shape == (8,)
+
+
+def test_a_layer_that_l1_leaves_nothing_of_is_refused(tmp_path: Path) -> None:
+    same = replace(_labelled(), truth=np.zeros(480, np.int64))
+    with pytest.raises(Refused, match=r"L1 of strength 1 left none of the \d+ weights of 'first'") as caught:
+        _pruned(tmp_path, perceptron(1), training=same, method="l1", strength=1.0, epochs=20, learning_rate=0.1)
+    assert "strength, as 0.1" in str(caught.value.next_step)
 
 
 # ── single weights ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -112,6 +112,28 @@ def test_weights_that_two_nodes_read_are_kept_once(tmp_path: Path) -> None:
     assert "w" in {tensor.name for tensor in part.graph.initializer}  # the excluded node has it as it was
 
 
+@pytest.mark.parametrize("method", ["affine", "weights", "dynamic"])
+def test_weights_that_are_listed_as_inputs_are_weights(tmp_path: Path, method: str) -> None:
+    before = network(tmp_path / "model")
+    model = onnx.load(before.path)
+    model.graph.input.append(helper.make_tensor_value_info("gemm.w", TensorProto.FLOAT, [32, 256]))
+    onnx.save(model, before.path)
+    made = run(before, tmp_path / "bench", method=method)
+    assert [value.name for value in read(made).graph.input] == ["x"]
+
+
+def test_two_layers_of_the_same_weights_are_computed_in_int8(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"], name="first", transB=1),
+        helper.make_node("Relu", ["h"], ["r"], name="relu"),
+        helper.make_node("Gemm", ["r", "w"], ["y"], name="second", transB=1),
+    ]
+    before = piece(tmp_path / "model", nodes, {"w": weights(16, 16)}, (16,), width=16)
+    rows = {"x": weights(8, 16, seed=3)}
+    given, wanted = answers(run(before, tmp_path / "bench"), rows), answers(before, rows)
+    assert np.abs(given - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
 def test_excluded_layers_stay_in_float(tmp_path: Path) -> None:
     made = run(network(tmp_path / "model"), tmp_path / "bench", method="affine", exclude=("ge*", "conv"))
     assert made.facts["quantize"]["in_float"] == ["conv", "gemm"]

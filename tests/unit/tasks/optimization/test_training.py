@@ -90,6 +90,14 @@ def test_the_proximal_step_makes_exact_zeros_and_a_stronger_one_more_of_them() -
     assert zeros(0.0) == 0.0 < zeros(0.003) < zeros(0.1)
 
 
+def test_where_there_is_no_gradient_the_proximal_step_is_no_larger_than_the_optimisers() -> None:
+    model, examples = perceptron(1), _examples(truth=False)
+    proximal = Proximal(strength=1e-4, parameters=frozenset({"layers.first.weight"}))
+    lifted, _ = _train(model, examples, proximal=proximal, keep_best=False, learning_rate=1e-3, epochs=1)
+    before = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    assert np.abs(lifted.nodes["first"].weight.detach().numpy() - before).max() < 0.05
+
+
 def test_a_loss_that_is_no_number_ends_the_training_with_what_to_change() -> None:
     nodes = [helper.make_node("Gemm", ["x", "w"], ["h"], transB=1), helper.make_node("Exp", ["h"], ["scores"])]
     model = graph(nodes, {"w": np.ones((3, 8), np.float32)}, {"x": ["n", 8]}, {"scores": ["n", 3]})

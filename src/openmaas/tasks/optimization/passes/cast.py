@@ -103,7 +103,4 @@ def _cast(model: Any, tensors: dict[str, Any], to: str) -> None:
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-    listed = [value for value in graph.input if value.name in tensors]  # as old exporters do
-    for value in listed:
-        graph.input.remove(value)
     drop_unused(model)

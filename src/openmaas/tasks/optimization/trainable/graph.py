@@ -33,6 +33,7 @@ def plain(model: Any) -> tuple[Any, Constants]:
     Every node has a name of its own; constants are initializers; Identity, Dropout, casts that change nothing and what can be
     computed of constants alone are gone. Raises Refused for a model too large or too old.
     """
+    model = _renewed(model)
     _check(model)
     model = onnx.inliner.inline_local_functions(model) if model.functions else _copy(model)
     _name_nodes(model.graph)
@@ -90,6 +91,16 @@ def _check(model: Any) -> None:
         )
     if model.graph.sparse_initializer:
         raise Refused("The model has sparse initializers, which cannot be trained.", code="pass_not_applicable")
+
+
+def _renewed(model: Any) -> Any:
+    """The model in the oldest operator set that there are functions for, if it is older and can be brought there."""
+    if opsets_of(model).get("", 0) >= _OLDEST or model.ByteSize() > _MOST_BYTES:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, _OLDEST)
+    except Exception:  # whatever its adapters have not learned
+        return model
 
 
 def _copy(model: Any) -> Any:

@@ -82,6 +82,7 @@ def _trained(piece: Piece, model: Any, parameters: Prune, bench: Bench) -> tuple
         trained("training with L1", proximal=proximal, keep_best=False)
         zeros = _zeros(find_layers(trainable.to_onnx(), parameters))
         bench.log(f"L1 alone left {zeros:.1%} of the weights at 0")
+        _require_some_left(find_layers(trainable.to_onnx(), parameters), parameters)
     masked: Masks = {}
     for number in range(1, parameters.schedule + 1):
         share = share_of_round(parameters.amount, number, parameters.schedule)
@@ -118,6 +119,15 @@ def _masks(layers: Sequence[Layer], parameters: Prune, amount: float) -> Masks:
                 f"Give a smaller amount than {parameters.amount:g}, or exclude {layer.node!r}{fairer}.",
             )
     return found
+
+
+def _require_some_left(layers: Sequence[Layer], parameters: Prune) -> None:
+    if gone := next((layer for layer in layers if not layer.array.any()), None):
+        raise cannot(
+            parameters,
+            f"L1 of strength {parameters.strength:g} left none of the {gone.array.size} weights of {gone.node!r}",
+            f"Give a smaller strength, as {parameters.strength / 10:g}, fewer epochs, or exclude {gone.node!r}.",
+        )
 
 
 def _zeros(layers: Sequence[Layer]) -> float:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from openmaas.core.made_up import make_up
 from openmaas.core.recipes import Quantize
 from openmaas.tasks.optimization.base import Arrays, Bench, Piece
+from openmaas.tasks.optimization.graphs import constants, drop_unused, uses
 from openmaas.tasks.optimization.passes.quantize.layers import Layer
 from openmaas.tasks.optimization.passes.quantize.stored import store
 from openmaas.tasks.optimization.rows import row_batches
@@ -31,6 +32,7 @@ def dynamic(model: Any, layers: Sequence[Layer], parameters: Quantize) -> Any:
     computed = _tables_stored(model, layers, parameters)
     if not computed:
         return model
+    _unshare(model)
     with _quietly(), TemporaryDirectory(prefix="openmaas-") as folder:
         path = Path(folder) / "model.onnx"
         quantize_dynamic(
@@ -132,6 +134,19 @@ def _tables_stored(model: Any, layers: Sequence[Layer], parameters: Quantize) ->
     if tables:
         store(model, tables, parameters, 0)
     return [layer for layer in layers if layer.op != "Gather"]
+
+
+def _unshare(model: Any) -> None:
+    """Weights of its own for each Gemm: the quantiser turns them round in place, whoever else reads them."""
+    known, used = constants(model), uses(model)
+    for number, node in enumerate(model.graph.node):
+        if node.op_type == "Gemm" and node.input[1] in known and used[node.input[1]] > 1:
+            own = type(known[node.input[1]])()
+            own.CopyFrom(known[node.input[1]])
+            own.name = f"{node.input[1]}.own{number}"
+            model.graph.initializer.append(own)
+            node.input[1] = own.name
+    drop_unused(model)
 
 
 def _names(layers: Sequence[Layer]) -> list[str]:
