@@ -78,7 +78,7 @@ def _label(node: LineageNode, parent: LineageNode | None, *, asked: bool, full: 
     if node.dominated:
         text.append(_("  dominated"), style="red")
     if node.recipe:
-        text.append(f"\n{harmless(node.recipe)}{_made_on(node.details)}")
+        text.append("\n" + harmless(f"{node.recipe}{_made_on(node.details)}"))
     text.append("\n" + harmless(" · ".join(_figures(node, parent))), style="dim")
     for line in _more(node) if full else ():
         text.append("\n" + harmless(line), style="dim")
@@ -136,16 +136,20 @@ def _more(node: LineageNode) -> list[str]:
     return lines
 
 
-def _plain(value: Any) -> str:
-    return ", ".join(f"{key} {_plain(one)}" for key, one in value.items()) if isinstance(value, dict) else str(value)
+def _plain(value: Any, depth: int = 3) -> str:
+    if isinstance(value, dict) and depth:
+        return ", ".join(f"{key} {_plain(one, depth - 1)}" for key, one in value.items())
+    return str(value)
 
 
 def _link(role: str, version: str, deleted: bool) -> Text:
     """To a version that is no parent, dashed."""
     from rich.text import Text
 
+    from openmaas.cli.styled import harmless
+
     text = Text(f"┄┄ {role} ", style="dim")
-    text.append(version, style="dim strike" if deleted else "cyan")
+    text.append(harmless(version), style="dim strike" if deleted else "cyan")
     if deleted:
         text.append(_("  deleted"), style="red")
     return text

@@ -117,7 +117,7 @@ def print_version(version: VersionInfo) -> None:
         *_described(version.manifest),
         *_labelled(_("metadata"), [f"{key} = {value}" for key, value in sorted(version.metadata.items())]),
         *_labelled(_("parent"), [version.parent] if version.parent else []),
-        *_labelled(_("recipe"), [version.recipe] if version.recipe else []),
+        *_labelled(_("recipe"), _made(version.recipe) if version.recipe else []),
         *_labelled(_("measured"), _beside(version.variant) if version.variant is not None else []),
     ]  # fmt: skip
     write_fields(rows)
@@ -128,6 +128,23 @@ def print_version(version: VersionInfo) -> None:
     if version.card:
         write()
         _write_card(version.card)
+
+
+def _made(recipe: str) -> list[Line]:
+    """The passes, and what they were given, one line each; all of it is in --json."""
+    from openmaas.core.made import read_made
+
+    made = read_made(recipe)
+    lines: list[Line] = [made.label]
+    for field, label in (("data", _("data")), ("evaluation", _("evaluation"))):
+        given = made.details.get(field)
+        if name := given.get("version") if isinstance(given, dict) else given:
+            digest = f", {str(given['digest'])[:12]}" if isinstance(given, dict) and given.get("digest") else ""
+            lines.append(f"{label} {str(name)[:80]}{digest}")
+    seed = made.details.get("seed")
+    if made.recipe is not None and isinstance(seed, int):
+        lines.append(_("seed {seed}").format(seed=seed))
+    return lines
 
 
 def _beside(told: dict[str, Any]) -> list[Line]:

@@ -12,14 +12,14 @@ from sqlalchemy.orm import Session
 
 from openmaas.control.references import find_version
 from openmaas.core.errors import OpenMaaSError
+from openmaas.core.made import read_made
 from openmaas.core.names import DEFAULT_PROJECT, parse_reference
-from openmaas.core.recipes import Distil, Merge, Recipe, read_recipe
+from openmaas.core.recipes import Distil, Merge, Recipe
 from openmaas.core.resources import Lineage, LineageLink, LineageNode
 from openmaas.store.database import Database
 from openmaas.store.tables import AliasRow, EvaluationRow, ModelRow, VariantRow, VersionRow
 
 MOST_NODES: Final = 500
-_LONGEST_RECIPE: Final = 120  # characters of one in somebody's own words
 _Found = tuple[ModelRow, VersionRow]
 
 
@@ -104,17 +104,18 @@ def _nodes(session: Session, project: str, family: Sequence[_Found]) -> list[Lin
     for row in session.scalars(standing):
         aliases[row.version_id].append(row.alias)
     digests = {version.digest for version in versions}
-    evaluations = {row.digest: row for row in _newest(session, EvaluationRow, project, digests)}
-    variants = {row.digest: row for row in _newest(session, VariantRow, project, digests)}
+    qualities = {row.digest: _quality(row) for row in _newest(session, EvaluationRow, project, digests)}
+    compared = {row.digest: _compared(row) for row in _newest(session, VariantRow, project, digests)}
     return [
-        _node(session, project, found, aliases[found[1].id], evaluations.get(found[1].digest), variants.get(found[1].digest))
+        _node(session, project, found, aliases[found[1].id], qualities.get(found[1].digest), compared.get(found[1].digest, {}))
         for found in family
     ]
 
 
 def _newest(session: Session, table: Any, project: str, digests: set[str]) -> Any:
+    """A few at a time: a result has up to a mebibyte."""
     newest = select(func.max(table.id)).where(table.project == project, table.digest.in_(digests)).group_by(table.digest)
-    return session.scalars(select(table).where(table.id.in_(newest)))
+    return session.scalars(select(table).where(table.id.in_(newest)).execution_options(yield_per=8))
 
 
 def _node(
@@ -122,12 +123,11 @@ def _node(
     project: str,
     found: _Found,
     aliases: list[str],
-    evaluation: EvaluationRow | None,
-    variant: VariantRow | None,
+    quality: dict[str, Any] | None,
+    compared: Mapping[str, Any],
 ) -> LineageNode:
     version = found[1]
-    details = _details(version.recipe)
-    label, recipe = _label(version.recipe, details)
+    made = read_made(version.recipe)
     return LineageNode(
         version=_name(found),
         number=version.number,
@@ -139,35 +139,12 @@ def _node(
         created_at=version.created_at,
         created_by=version.created_by,
         parent=version.parent,
-        recipe=label,
-        details=details,
-        links=_links(session, project, recipe),
-        quality=None if evaluation is None else _quality(evaluation),
-        loss=None if variant is None else _loss(variant),
-        baseline="" if variant is None else variant.baseline,
-        dominated=variant is not None and variant.dominated,
+        recipe=made.label,
+        details=made.details,
+        links=_links(session, project, made.recipe),
+        quality=quality,
+        **compared,
     )
-
-
-def _details(recipe: str | None) -> dict[str, Any]:
-    """Empty for a recipe in somebody's own words."""
-    try:
-        return msgspec.json.decode(recipe or "{}", type=dict[str, Any])
-    except msgspec.MsgspecError:
-        return {}
-
-
-def _label(text: str | None, details: Mapping[str, Any]) -> tuple[str, Recipe | None]:
-    if "optimize" in details:
-        try:
-            recipe = read_recipe(details["optimize"])
-        except OpenMaaSError:  # of another release
-            return "optimize", None
-        return recipe.label, recipe
-    made = details.get("convert")
-    if isinstance(made, dict):
-        return " ".join(["convert", *(str(made[key]) for key in ("to", "weights") if made.get(key))]), None
-    return " ".join((text or "").split())[:_LONGEST_RECIPE], None
 
 
 def _links(session: Session, project: str, recipe: Recipe | None) -> list[LineageLink]:
@@ -195,8 +172,10 @@ def _quality(row: EvaluationRow) -> dict[str, Any]:
     return {**found, "dataset": row.dataset, "job": row.job, "at": row.at}
 
 
-def _loss(row: VariantRow) -> dict[str, Any] | None:
+def _compared(row: VariantRow) -> dict[str, Any]:
+    """What a node tells of it."""
     try:
-        return msgspec.json.decode(row.result, type=_Loss).loss
+        lost = msgspec.json.decode(row.result, type=_Loss).loss
     except msgspec.MsgspecError:
-        return None
+        lost = None
+    return {"loss": lost, "baseline": row.baseline, "dominated": row.dominated}

@@ -19,9 +19,9 @@ from openmaas.core.datasets import DatasetManifest
 from openmaas.core.errors import Cancelled, InvalidInput, OpenMaaSError, Refused
 from openmaas.core.evaluations import Evaluation, Figures
 from openmaas.core.jobs import CompareArguments
+from openmaas.core.made import read_made
 from openmaas.core.manifest import EngineChoice, Manifest
 from openmaas.core.metrics import BY_TASK
-from openmaas.core.recipes import read_recipe
 from openmaas.formats.sample import fit
 from openmaas.tasks.base import Job
 from openmaas.tasks.candidate import Failed
@@ -144,7 +144,7 @@ def _fetched(job: Job, arguments: CompareArguments) -> list[_Version]:
                 manifest=manifest,
                 folder=folder,
                 choice=choice,
-                label=_label(job.client.show(reference).recipe),
+                label=read_made(job.client.show(reference).recipe).label,
             )
         )
     baseline = versions[0]
@@ -156,18 +156,6 @@ def _fetched(job: Job, arguments: CompareArguments) -> list[_Version]:
                 code="not_comparable",
             )
     return versions
-
-
-def _label(recipe: str | None) -> str:
-    """A recipe, short."""
-    try:
-        made = msgspec.json.decode(recipe or "{}", type=dict[str, Any])
-        if "optimize" in made:
-            return read_recipe(made["optimize"]).label
-        convert = made.get("convert", {})
-        return " ".join(filter(None, ("convert", convert["to"], convert.get("weights", "")))) if convert else ""
-    except (msgspec.MsgspecError, OpenMaaSError, TypeError, KeyError, AttributeError):
-        return " ".join((recipe or "").split())[:80]
 
 
 def _prepare(

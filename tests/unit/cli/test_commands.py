@@ -17,7 +17,7 @@ from openmaas import cli
 from openmaas.cli.app import NAMES, build_app
 from openmaas.client.steps import Request, Response
 from openmaas.core.resources import GcReport, ModelSummary, Page, ReplicaInfo, ServerStatus, VersionInfo
-from tests.unit.cli.conftest import DEPLOYMENTS, FINDINGS, MODELS, Terminal, answer, page
+from tests.unit.cli.conftest import DEPLOYMENTS, FINDINGS, MODELS, VERSION, Terminal, answer, page
 from tests.unit.client.transport import json_answer
 
 
@@ -85,6 +85,21 @@ def test_show_tells_signature_and_parity(terminal: Terminal) -> None:
     assert "X  FP32 [?, 4]" in out
     assert "batch 7: largest difference 2.4e-07 in probabilities" in out
     assert "accuracy = 0.97" in out
+
+
+def test_show_tells_a_recipe_short(serve: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {
+        "optimize": {"seed": 7, "steps": [{"prune": {"method": "channels"}}]}, "seed": 7, "facts": {"layers": "a" * 900},
+        "data": {"version": "digits-train:1", "digest": "ab" * 32},
+    }  # fmt: skip
+    kept = msgspec.json.encode(recipe).decode()
+    terminal = Terminal(serve(lambda _: json_answer({**VERSION, "recipe": kept})), capsys)
+    out = terminal("show", "digits")[1]
+    assert "prune channels amount=0.5" in out
+    assert "data digits-train:1, abababababab" in out
+    assert "seed 7" in out
+    assert "facts" not in out
+    assert msgspec.json.decode(terminal("show", "digits", "--json")[1])["recipe"] == kept
 
 
 def test_ps_shows_replicas_below_their_deployment_and_why_one_failed(terminal: Terminal) -> None:

@@ -169,3 +169,16 @@ def test_lineage_is_a_tree(gates: Terminal) -> None:
     assert lines[-1] == "        └── ┄┄ teacher digits:1  deleted"
     assert "seed 7" in gates("lineage", "digits:2", "--full")[1]
     assert msgspec.json.decode(gates("lineage", "digits:2", "--json")[1])["nodes"][2]["dominated"] is True
+
+
+def test_lineage_shows_escapes_and_obeys_none(serve: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b[31mred\x9b"
+    nodes = [
+        node(2, recipe=evil, details={"data": evil, "libraries": {"a": {"b": {"c": {"d": evil}}}}}, created_by=evil,
+             links=[{"role": "teacher", "version": evil, "deleted": False}]),
+    ]  # fmt: skip
+    transport = serve(lambda _: json_answer({"version": "digits:2", "complete": True, "nodes": nodes}))
+    _, out, _ = Terminal(transport, capsys)("lineage", "digits:2", "--full")
+    assert "\x1b" not in out
+    assert "\x9b" not in out
+    assert "␛[31mred" in out
