@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
+from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after, within
 from openmaas.control.references import find_dataset
 from openmaas.control.usage import refuse_while_dataset_gates, refuse_while_dataset_in_jobs
 from openmaas.core.errors import InvalidInput, NotFound
@@ -59,7 +59,7 @@ class DatasetService:
             if before is not None:
                 weighed = weighed.where(DatasetVersionRow.number < before)
             found = session.execute(weighed.order_by(DatasetVersionRow.number.desc()).limit(limit + 1)).all()
-            shown = _within([size for _, size in found], limit)
+            shown = within([size for _, size in found], limit, _PAGE_BYTES)
             numbers = [number for number, _ in found]
             return make_page(
                 numbers, shown, dataset.versions, lambda number: number, lambda some: _load(session, dataset, some)
@@ -145,16 +145,6 @@ def dataset_info(dataset: DatasetRow, version: DatasetVersionRow) -> DatasetInfo
 def _load(session: Session, dataset: DatasetRow, numbers: Sequence[int]) -> list[DatasetInfo]:
     rows = select(DatasetVersionRow).where(DatasetVersionRow.dataset_id == dataset.id, DatasetVersionRow.number.in_(numbers))
     return [dataset_info(dataset, version) for version in session.scalars(rows.order_by(DatasetVersionRow.number.desc()))]
-
-
-def _within(sizes: Sequence[int], limit: int) -> int:
-    """How many of the versions fit into one page."""
-    total = 0
-    for count, size in enumerate(sizes):
-        total += size
-        if count and total > _PAGE_BYTES:
-            return min(count, limit)
-    return limit
 
 
 class _Brief(msgspec.Struct):

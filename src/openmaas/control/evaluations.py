@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from openmaas.control.jobs import JobService
-from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
+from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after, within
 from openmaas.control.references import find_dataset, find_version
 from openmaas.core.errors import InvalidInput
 from openmaas.core.evaluations import Evaluation
@@ -26,6 +26,7 @@ from openmaas.store.tables import EvaluationRow, VersionRow
 KINDS = (EvaluateArguments.kind, CompareArguments.kind, OptimizeArguments.kind)
 """Of jobs whose results may hold `evaluation`, or a list `evaluations`."""
 
+_PAGE_BYTES = 8 * 2**20  # of results with their outcomes; a page holds at least one
 MOST_OF_A_JOB = 64
 """Evaluations of one result."""
 
@@ -104,11 +105,12 @@ class EvaluationService:
             if dataset:
                 where.append(EvaluationRow.dataset_digest == find_dataset(session, project, dataset)[1].digest)
             total = session.scalar(select(func.count()).select_from(EvaluationRow).where(*where)) or 0
-            query = select(EvaluationRow).where(*where).order_by(EvaluationRow.id.desc()).limit(limit + 1)
+            weighed = select(EvaluationRow.id, func.length(EvaluationRow.result)).where(*where)
             if before is not None:
-                query = query.where(EvaluationRow.id < before)
-            found = session.scalars(query).all()
-        return make_page(found, limit, total, lambda row: row.id, _views)
+                weighed = weighed.where(EvaluationRow.id < before)
+            found = session.execute(weighed.order_by(EvaluationRow.id.desc()).limit(limit + 1)).all()
+            shown = within([size for _, size in found], limit, _PAGE_BYTES)
+            return make_page([one for one, _ in found], shown, total, lambda one: one, lambda some: _views(session, some))
 
 
 def newest(session: Session, version_digest: str, dataset_digest: str, project: str) -> EvaluationRow | None:
@@ -161,7 +163,8 @@ def _check_figures(made: Evaluation) -> None:
             raise _invalid("its figures of speed and size are not above 0")
 
 
-def _views(rows: Sequence[EvaluationRow]) -> list[EvaluationInfo]:
+def _views(session: Session, ids: Sequence[int]) -> list[EvaluationInfo]:
+    rows = session.scalars(select(EvaluationRow).where(EvaluationRow.id.in_(ids)).order_by(EvaluationRow.id.desc()))
     return [
         EvaluationInfo(
             id=row.id,

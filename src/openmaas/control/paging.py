@@ -40,3 +40,13 @@ def make_page(
     """A page of at most `limit` of the rows; one more row than that says that there is a next page."""
     shown = rows[:limit]
     return Page(items=make(shown), total=total, next=str(key(shown[-1])) if len(rows) > limit else None)
+
+
+def within(sizes: Sequence[int], limit: int, most: int) -> int:
+    """How many of the rows fit into one page of so many bytes: at least one."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if count and total > most:
+            return min(count, limit)
+    return limit

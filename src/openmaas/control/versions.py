@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from openmaas.control.details import check_card, encode_metadata
 from openmaas.control.gate_rows import refuse_while_baseline
-from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
+from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after, within
 from openmaas.control.references import find_model, find_version
 from openmaas.control.usage import refuse_while_aliased, refuse_while_deployed, refuse_while_in_jobs
 from openmaas.control.variants import newest_variant
@@ -63,7 +63,7 @@ class VersionService:
             numbers = [
                 (number, size) for number, size in session.execute(weighed.order_by(VersionRow.number.desc()).limit(limit + 1))
             ]
-            shown = _within(numbers, limit)
+            shown = within([size for _, size in numbers], limit, _PAGE_BYTES)
             return make_page(
                 [number for number, _ in numbers],
                 shown,
@@ -165,16 +165,6 @@ def _load(session: Session, model: ModelRow, numbers: Sequence[int]) -> list[Ver
     query = select(VersionRow).where(VersionRow.model_id == model.id, VersionRow.number.in_(numbers))
     found = session.scalars(query.order_by(VersionRow.number.desc()))
     return [_info(model, version, aliases[version.number]) for version in found]
-
-
-def _within(numbers: Sequence[tuple[int, int]], limit: int) -> int:
-    """How many of the versions fit into one page."""
-    total = 0
-    for count, (_, size) in enumerate(numbers):
-        total += size
-        if count and total > _PAGE_BYTES:
-            return min(count, limit)
-    return limit
 
 
 def _sum_up(session: Session, model: ModelRow) -> None:
