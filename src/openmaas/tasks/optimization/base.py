@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
 
@@ -17,6 +17,9 @@ from openmaas.tasks.examples import Examples
 Arrays = dict[str, NDArray[Any]]
 Answer = Callable[[Arrays], Arrays]
 """Engine inputs → the engine's outputs, any number of rows."""
+
+UNPACKED: Final = "Weights that are 0 make the file smaller only once it is packed: add the step compress."
+"""A note of passes that leave zeros; `compress` takes it back."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from openmaas.core.manifest import Artifact
 from openmaas.core.recipes import Compress
 from openmaas.engines.onnxruntime.session import OnnxSession
-from openmaas.tasks.optimization.base import Piece
+from openmaas.tasks.optimization.base import UNPACKED, Piece
 from openmaas.tasks.optimization.graphs import strip
 from openmaas.tasks.optimization.passes import compress, find_pass
 
@@ -46,6 +47,11 @@ def test_a_sparse_model_becomes_smaller_and_answers_the_same(tmp_path: Path, ext
     assert packed.facts["packed"]["after"] == packed.path.stat().st_size
     x = {"x": np.ones((3, 64), np.float32)}
     assert np.array_equal(*(OnnxSession(one.path).session.run(None, x)[0] for one in (piece, packed)))
+
+
+def test_once_it_is_packed_nobody_is_told_to_pack_it(tmp_path: Path) -> None:
+    piece = replace(write(tmp_path / "before", np.zeros((64, 64), np.float32)), notes=("another", UNPACKED))
+    assert compress.run(piece, Compress(), bench(tmp_path / "after")).notes == ("another",)
 
 
 def test_what_cannot_shrink_stays_with_a_note(tmp_path: Path) -> None:

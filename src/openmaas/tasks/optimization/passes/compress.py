@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from openmaas.core.manifest import Artifact
 from openmaas.core.packed import MOST_BYTES, is_packed, pack
 from openmaas.core.recipes import Compress
-from openmaas.tasks.optimization.base import Bench, Piece, cannot
+from openmaas.tasks.optimization.base import UNPACKED, Bench, Piece, cannot
 from openmaas.tasks.optimization.graphs import strip
 
 TAKES = ("onnx",)
@@ -30,4 +32,5 @@ def run(piece: Piece, parameters: Compress, bench: Bench) -> Piece:
     (bench.folder / _NAME).write_bytes(packed)
     bench.log(f"packed: {before} → {len(packed)} bytes")
     artifact = Artifact(kind="onnx", entry=_NAME, options=piece.artifact.options)
-    return piece.changed(artifact, bench.folder, packed={"before": before, "after": len(packed)})
+    made = piece.changed(artifact, bench.folder, packed={"before": before, "after": len(packed)})
+    return replace(made, notes=tuple(note for note in made.notes if note != UNPACKED))

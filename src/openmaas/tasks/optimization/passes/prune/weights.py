@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from openmaas.core.recipes import Prune
-from openmaas.tasks.optimization.base import Bench, Piece, cannot
+from openmaas.tasks.optimization.base import UNPACKED, Bench, Piece, cannot
 from openmaas.tasks.optimization.checks import require_finite
 from openmaas.tasks.optimization.graphs import array_of, constants, drop_unused, read_graph, tensor_of, write_graph
 from openmaas.tasks.optimization.passes.prune.layers import Layer, find_layers
@@ -22,7 +22,6 @@ from openmaas.tasks.optimization.passes.prune.masks import (
 )
 
 _HOLLOW = 0.98
-_NOTE = "Weights that are 0 make the file smaller only once it is packed: add the step compress."
 
 
 def prune_weights(piece: Piece, parameters: Prune, bench: Bench) -> Piece:
@@ -41,7 +40,7 @@ def prune_weights(piece: Piece, parameters: Prune, bench: Bench) -> Piece:
     facts |= {"method": parameters.method, **told}
     bench.log(f"{told['sparsity']:.1%} of {told['weights']} weights in {len(told['layers'])} layers are 0")
     artifact = write_graph(model, bench.folder, piece.artifact.options)
-    return piece.changed(artifact, bench.folder, _NOTE, *_hollow(told["layers"], parameters), prune=facts)
+    return piece.changed(artifact, bench.folder, UNPACKED, *_hollow(told["layers"], parameters), prune=facts)
 
 
 def _hollow(layers: Sequence[dict[str, Any]], parameters: Prune) -> list[str]:
