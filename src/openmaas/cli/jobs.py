@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -177,8 +177,6 @@ def stage_of(info: JobInfo) -> str:
 
 def print_job(info: JobInfo) -> None:
     """A job, whole."""
-    import msgspec
-
     from openmaas.cli.console import name, state, write, write_fields
     from openmaas.cli.units import clock
 
@@ -195,9 +193,46 @@ def print_job(info: JobInfo) -> None:
     write_fields([*rows, (_("process"), str(info.pid))] if info.pid is not None else rows)
     if info.result:
         write()
-        write(msgspec.json.format(msgspec.json.encode(info.result), indent=2).decode())
+        _write_result(info)
     if info.cause is not None:
         _write_cause(info)
+
+
+def _write_result(info: JobInfo) -> None:
+    """As the command shows it that submits such a job; others as JSON."""
+    import msgspec
+
+    from openmaas.cli.console import write
+
+    result = info.result or {}
+    try:
+        told = _told_as_its_command_does(info, result)
+    except (msgspec.ValidationError, KeyError):  # of another release
+        told = False
+    if not told:
+        write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+
+
+def _told_as_its_command_does(info: JobInfo, result: dict[str, Any]) -> bool:
+    import msgspec
+
+    if info.kind == "evaluate" and "evaluation" in result:
+        from openmaas.cli.evaluations import print_evaluation
+        from openmaas.core.evaluations import Evaluation
+
+        print_evaluation(msgspec.convert(result["evaluation"], Evaluation))
+    elif info.kind == "compare" and "comparison" in result:
+        from openmaas.cli.comparisons import print_comparison
+        from openmaas.core.evaluations import VersionComparison
+
+        print_comparison(msgspec.convert(result["comparison"], VersionComparison, strict=False))
+    elif info.kind == "optimize" and "versions" in result:
+        from openmaas.cli.optimizations import print_result
+
+        print_result(result, info.subject)
+    else:
+        return False
+    return True
 
 
 def _write_cause(info: JobInfo) -> None:

@@ -22,6 +22,9 @@ LIVE: Final = ("running", "cancelling")
 OPEN: Final = ("queued", *LIVE)
 """States of a job that has not ended."""
 
+LONGEST_LISTED: Final = 16 * 1024
+"""Characters of a result that is told in a list of jobs: one may have a mebibyte."""
+
 _ID = re.compile(r"job-(\d{6,10})", re.ASCII)
 _KEY_ID = re.compile(r"job-\d{6,10}-\d+", re.ASCII)
 
@@ -57,8 +60,8 @@ def find_job(session: Session, project: str, job: str) -> JobRow:
     return row
 
 
-def view_job(row: JobRow, seen: Mapping[tuple[str, int], JobStatus]) -> JobInfo:
-    """A job as people see it: its row together with what runs."""
+def view_job(row: JobRow, seen: Mapping[tuple[str, int], JobStatus], result: str | None) -> JobInfo:
+    """A job as people see it: its row together with what runs. result: the row's, or None where it is left out."""
     status = seen.get(start_of(row)) if row.state in LIVE else None
     return JobInfo(
         id=job_id(row.number),
@@ -71,7 +74,7 @@ def view_job(row: JobRow, seen: Mapping[tuple[str, int], JobStatus]) -> JobInfo:
         stage=row.stage,
         done=row.done,
         total=row.total,
-        result=None if row.result is None else msgspec.json.decode(row.result),
+        result=None if result is None else msgspec.json.decode(result),
         cause=cause_info(decode_cause(row.cause)),
         measures=row.measures,
         actor=row.actor,

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, case, func, select
+from sqlalchemy.orm import Session, defer
 
 from openmaas.control.deployment_logs import LogLines, check_window, read_log
-from openmaas.control.job_rows import LIVE, OPEN, find_job, job_id, key_id, start_of, view_job
+from openmaas.control.job_rows import LIVE, LONGEST_LISTED, OPEN, find_job, job_id, key_id, start_of, view_job
 from openmaas.control.job_schedule import Verdict, due, verdict
 from openmaas.control.keys import KeyService
 from openmaas.control.observed import Fleet
@@ -108,19 +108,24 @@ class JobService:
         state: JobState | None = None,
         kind: str | None = None,
     ) -> Page[JobInfo]:
-        """A page of the jobs, newest first; of one state or kind where these are given."""
+        """A page of the jobs, newest first; of one state or kind where these are given. Long results are left out."""
         check_limit(limit)
         before = number_after(after)
         condition: list[ColumnElement[bool]] = [JobRow.project == project]
         condition += [JobRow.state == state] if state else []
         condition += [JobRow.kind == kind] if kind else []
-        rows = select(JobRow).where(*condition).order_by(JobRow.number.desc()).limit(limit + 1)
+        short = case((func.length(JobRow.result) <= LONGEST_LISTED, JobRow.result))
+        rows = select(JobRow, short).options(defer(JobRow.result)).where(*condition)
+        rows = rows.order_by(JobRow.number.desc()).limit(limit + 1)
         if before is not None:
             rows = rows.where(JobRow.number < before)
         with self._database.read() as session:
             total = session.scalar(select(func.count()).select_from(JobRow).where(*condition)) or 0
-            found = session.scalars(rows).all()
-        return make_page(found, limit, total, lambda row: row.number, lambda shown: [self._view(row) for row in shown])
+            found = session.execute(rows).all()
+        seen = self._fleet.jobs
+        return make_page(
+            found, limit, total, lambda one: one[0].number, lambda some: [view_job(row, seen, result) for row, result in some]
+        )
 
     def counts(self, *, project: str = DEFAULT_PROJECT) -> dict[str, int]:
         """How many of the jobs that have not ended are in which state."""
@@ -334,7 +339,7 @@ class JobService:
         self._keys.retire(decision.session, key_id(row))
 
     def _view(self, row: JobRow) -> JobInfo:
-        return view_job(row, self._fleet.jobs)
+        return view_job(row, self._fleet.jobs, row.result)
 
 
 def _rows(session: Session, states: Sequence[str], limit: int | None = None) -> Sequence[JobRow]:

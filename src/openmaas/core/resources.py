@@ -370,7 +370,8 @@ class JobInfo:
 
     subject: the version that it is about, digits:3, or empty. attempt: counts from 1, one more with each retry.
     stage, done, total: what it does and how far it is; total 0 where that cannot be said. result: of one that succeeded,
-    cause: of one that failed. measures: runs alone, so that its figures are not disturbed. pid: while its process runs.
+    None in a list where it has more than 16 KiB. cause: of one that failed. measures: runs alone, so that its figures are not
+    disturbed. pid: while its process runs.
     """
 
     id: str

@@ -426,6 +426,15 @@ async def test_listings_are_paged_newest_first_and_by_state(world: World) -> Non
     assert world.jobs.counts() == {"queued": 3, "running": 2}
 
 
+async def test_a_list_leaves_long_results_out(world: World) -> None:
+    """Hundreds of comparisons would be hundreds of mebibytes."""
+    for length in (10, 20_000):
+        job = world.submit(note=str(length))
+        world.jobs.report(job, JobReport(result={"text": "a" * length}), key=f"{job}-1")
+        assert len((world.jobs.get(job).result or {})["text"]) == length
+    assert [job.result for job in world.jobs.list().items] == [None, {"text": "a" * 10}]
+
+
 async def test_the_log_is_read_from_its_end_or_from_where_one_was(world: World, settings: Settings) -> None:
     job = world.submit()
     assert world.jobs.logs(job).lines == []

@@ -77,6 +77,15 @@ def test_json_is_the_evaluation_itself(asked: Any) -> None:
     assert json.loads(out) == EVALUATION
 
 
+def test_its_job_is_shown_the_same_way(serve: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """And not as half a mebibyte of JSON."""
+    out = Terminal(serve(lambda _: json_answer(JOB)), capsys)("jobs", "show", "job-000007")[1]
+    assert "accuracy" in out
+    assert '"outcomes"' not in out
+    broken = {**JOB, "result": {"evaluation": {"metric": "accuracy"}}}
+    assert '"metric"' in Terminal(serve(lambda _: json_answer(broken)), capsys)("jobs", "show", "job-000007")[1]
+
+
 def test_nobody_needs_to_wait(asked: Any) -> None:
     out, _ = asked("evaluate", "digits", "--data", "digits-test", "--no-wait")
     assert "job-000007 is submitted" in out
