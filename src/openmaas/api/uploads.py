@@ -27,6 +27,8 @@ _OFFSET = Annotated[int, Query(ge=0, le=2**62)]
 def begin_upload(services: With, caller: Caller, upload: UploadRequest) -> UploadInfo:
     if upload.project != caller.project:
         raise Forbidden(f"This key is of the project {caller.project!r}, not of {upload.project[:80]!r}.", code="other_project")
+    if upload.kind == "dataset" and caller.role == JOB:  # the newest is what people evaluate on
+        raise Forbidden(f"A key with the role {JOB!r} may not push a dataset.", code="role_forbidden")
     return services.uploads.begin(upload, actor=caller.id, project=caller.project)
 
 
