@@ -109,14 +109,15 @@ class Prune(Training, frozen=True, kw_only=True):
 class Quantize(Pass, frozen=True, kw_only=True):
     """Compute, or only keep, weights with fewer bits.
 
-    method: dynamic (int8; activations scaled at each call), static (int8; activations scaled by calibration), weights
-    (weight-only, 8 or 4 bits, in groups), affine (min-max of the weights to 2 to 8 bits, computed in float).
-    calibration: of static; random is a made-up range, the baseline that shows why data matters. percentile: of calibration
-    percentile. samples: rows that calibrate. rounding: of affine. group: weights that share a scale in method weights; 0 is a
-    whole channel. inputs_group: of openvino's weights, how many inputs of a layer share a scale when it is computed in int8:
-    more is faster and less exact; 0 is OpenVINO's own choice. exclude: nodes that stay in float; keep_worst: the share of
-    layers, found by a sensitivity search on the data, that stay in float. symmetric: of weights, and of static the inputs
-    (whose weights always are).
+    method: dynamic (int8; activations scaled at each call), static (int8; activations scaled by calibration), weights (weight-
+    only, 8 or 4 bits, in groups), affine (min-max of the weights to 2 to 8 bits, computed in float). calibration: of static;
+    random is a made-up range, the baseline that shows why data matters. percentile: of calibration percentile. samples: rows
+    that calibrate. rounding: of affine. group: weights that share a scale in method weights; 0 is a whole channel.
+    inputs_group: of openvino's weights, how many inputs of a layer share a scale when it is computed in int8: more is faster
+    and less exact; 0 is OpenVINO's own choice. smooth: how far (0 to 1) large inputs of linear layers are moved into the
+    weights first, found on the data (SmoothQuant's α; 0.5 to 0.7 helps encoders); 0 is not at all. exclude: nodes that stay in
+    float; keep_worst: the share of layers, found by a sensitivity search on the data, that stay in float. symmetric: of
+    weights, and of static the inputs (whose weights always are).
     tool: what does it, where several can: onnxruntime (the result is ONNX) or openvino (NNCF; the result is OpenVINO IR).
     """
 
@@ -132,13 +133,14 @@ class Quantize(Pass, frozen=True, kw_only=True):
     symmetric: bool = False
     group: int = 0
     inputs_group: int = 0
+    smooth: float = 0.0
     exclude: tuple[str, ...] = ()
     keep_worst: float = 0.0
 
     @property
     def needs_data(self) -> Literal["", "inputs", "labels"]:
         calibrated = self.method == "static" and self.calibration != "random"
-        return "inputs" if calibrated or self.keep_worst else ""
+        return "inputs" if calibrated or self.keep_worst or self.smooth else ""
 
     def check(self) -> None:
         super().check()
@@ -152,6 +154,11 @@ class Quantize(Pass, frozen=True, kw_only=True):
         if self.method == "weights" and self.bits not in (4, 8):
             raise ValueError(f"method weights has 4 or 8 bits, not {self.bits}; method affine takes 2 to 8")
         _within("inputs_group", self.inputs_group, 0, 4096)
+        _within("smooth", self.smooth, 0, 1)
+        if self.smooth and self.tool == "onnxruntime" and self.method not in ("dynamic", "static"):
+            raise ValueError(
+                f"smooth is for layers whose inputs are quantised, which method {self.method} of onnxruntime leaves"
+            )
         if self.inputs_group and (self.tool, self.method) != ("openvino", "weights"):
             raise ValueError("inputs_group belongs to tool openvino and method weights")
         if self.tool == "openvino" and self.method not in ("static", "weights"):
@@ -192,10 +199,11 @@ class Distil(Training, frozen=True, kw_only=True):
 
 class Fuse(Pass, frozen=True, kw_only=True):
     """Join what can be computed at once. what: batch-norm (into the convolution or linear layer before it), graph (constants
-    folded, onnxruntime's own fusions that every engine here reads), all."""
+    folded, onnxruntime's own fusions that every engine here reads), all (these two), padding (rows of different lengths, of
+    which only the positions that hold something are computed; of encoders with an attention mask)."""
 
     name: ClassVar[str] = "fuse"
-    what: Literal["batch-norm", "graph", "all"] = "all"
+    what: Literal["batch-norm", "graph", "all", "padding"] = "all"
 
 
 class Merge(Pass, frozen=True, kw_only=True):

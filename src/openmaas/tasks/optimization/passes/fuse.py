@@ -1,4 +1,5 @@
-"""Join what can be computed at once: batch normalisation into the layer before it, and what onnxruntime's basic level joins.
+"""Join what can be computed at once: batch normalisation into the layer before it, what onnxruntime's basic level joins, and
+rows of different lengths without their padding.
 
 Only operators of ONNX itself are written, so that every engine here reads the result.
 """
@@ -9,15 +10,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from openmaas.core.recipes import Fuse
-from openmaas.tasks.optimization.base import Bench, Piece
-from openmaas.tasks.optimization.checks import probe_of, require_finite, verify
+from openmaas.tasks.optimization.base import Arrays, Bench, Piece, cannot
+from openmaas.tasks.optimization.checks import least_cosine, opened, probe_of, require_finite, verify
 from openmaas.tasks.optimization.graphs import constants, read_graph, write_graph
 from openmaas.tasks.optimization.passes.quantize.files import size_of
+from openmaas.tasks.optimization.unpadding import MASK, without_padding
 
 TAKES = ("onnx",)
 _GROWTH: Final = 4096
 """Bytes of constants: what folds into more than that has made floats of weights with few bits."""
+
+_SAME: Final = 0.9999
+"""Cosine of answers to the same rows behind other padding."""
 
 
 def run(piece: Piece, parameters: Fuse, bench: Bench) -> Piece:
@@ -40,6 +47,9 @@ def run(piece: Piece, parameters: Fuse, bench: Bench) -> Piece:
             notes.append(f"The graph was not fused: onnxruntime would write operators of {', '.join(sorted(foreign))}.")
         else:
             model = fused
+    if parameters.what == "padding":
+        bench.progress("leaving out padding")
+        return _leave_out_padding(piece, parameters, bench, model)
     after = _nodes(model)
     if after == before:
         return piece.changed(piece.artifact, piece.folder, *notes, "There was nothing to fuse.")
@@ -54,6 +64,47 @@ def run(piece: Piece, parameters: Fuse, bench: Bench) -> Piece:
         "least_cosine": cosine,
     }
     return piece.changed(artifact, bench.folder, *notes, fuse=facts)
+
+
+def _leave_out_padding(piece: Piece, parameters: Fuse, bench: Bench, model: Any) -> Piece:
+    rows = probe_of(piece, bench.training)
+    mask = next((spec for spec in piece.manifest.signature.inputs if spec.name == MASK), None)
+    if mask is None or mask.shape != (-1, -1):
+        raise cannot(
+            parameters, f"the model has no input {MASK!r} with rows of any number and length, which says what is padding",
+            "Leave the step out: it is for encoders of text.",
+        )  # fmt: skip
+    short = {name: np.resize(array, (2, *array.shape[1:])) for name, array in rows.items()}
+    made, layers = without_padding(model, short)
+    if not layers:
+        raise cannot(parameters, "no layer with weights is computed position by position", "Leave the step out.")
+    artifact = write_graph(made, bench.folder, piece.artifact.options)
+    verify(parameters, piece, artifact, bench.folder, rows)
+    before, after = opened(piece.artifact, piece.folder, piece), opened(artifact, bench.folder, piece)
+    alike = []
+    for other in (0, 1):  # what is behind the mask is other in each
+        padded = _padded(short, other)
+        alike += [before.run(dict(padded)), after.run(dict(padded))]
+    cosine = least_cosine(alike[:1] * 3, alike[1:])
+    if cosine < _SAME:
+        raise cannot(
+            parameters, f"its answers depend on padding: they have a cosine of {cosine:.4f} to those with other padding",
+            "Leave the step out.",
+        )  # fmt: skip
+    note = f"{layers} layers pass over padding: the more the lengths in a batch differ, the faster."
+    facts = {"layers": layers, "least_cosine": cosine}
+    return piece.changed(artifact, bench.folder, note, fuse=facts)
+
+
+def _padded(rows: Arrays, other: int) -> Arrays:
+    """Two rows of five and three positions, followed by padding of these values."""
+    shape = rows[MASK].shape
+    found = {name: np.resize(array, (2, 8)) if array.shape == shape else array for name, array in rows.items()}
+    for name, array in found.items():
+        if array.shape == (2, 8):
+            array[0, 5:] = array[1, 3:] = 0 if name == MASK else other
+    found[MASK][0, :5] = found[MASK][1, :3] = 1
+    return found
 
 
 def _fuse_batch_norm(model: Any) -> Any:

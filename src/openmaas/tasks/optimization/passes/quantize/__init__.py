@@ -17,6 +17,7 @@ from openmaas.tasks.optimization.passes.quantize import integers, stored
 from openmaas.tasks.optimization.passes.quantize.files import POOR, size_of
 from openmaas.tasks.optimization.passes.quantize.layers import Layer, exclude, find_layers, name_nodes, require_layers
 from openmaas.tasks.optimization.passes.quantize.sensitivity import rank, worst
+from openmaas.tasks.optimization.passes.quantize.smoothing import smoothed
 
 TAKES = ("onnx", "openvino")
 _OPS = {
@@ -53,6 +54,9 @@ class _Quantisation:
         self._scratch = scratch
         self._model = read_graph(piece.path)
         require_finite(self._model)
+        if parameters.smooth:
+            bench.progress("smoothing")
+            self._model = smoothed(self._model, parameters, integers.calibration(piece, parameters, bench))
         if parameters.method in ("weights", "affine"):
             self._model = stored.prepared(self._model, parameters)
         name_nodes(self._model)
@@ -130,7 +134,8 @@ def _scheme(parameters: Quantize) -> str:
         kind = "symmetric" if parameters.symmetric else "asymmetric"
         fixed = parameters.method == "static"
         ranges = f"{kind} inputs by {parameters.calibration}" if fixed else "inputs by their range at each call"
-        return f"int8 weights, a scale for {each}, {ranges}"
+        smooth = f", smoothed by {parameters.smooth:g}" if parameters.smooth else ""
+        return f"int8 weights, a scale for {each}, {ranges}{smooth}"
     kind = "symmetric" if parameters.symmetric else "min-max"
     if parameters.method == "weights" and parameters.group:
         each = f"{parameters.group} weights"

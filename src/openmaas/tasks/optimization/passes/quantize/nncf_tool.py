@@ -19,6 +19,7 @@ from openmaas.tasks.optimization.graphs import read_graph
 from openmaas.tasks.optimization.passes.quantize.files import POOR, size_of
 from openmaas.tasks.optimization.passes.quantize.integers import calibration
 from openmaas.tasks.optimization.passes.quantize.layers import excluded_names
+from openmaas.tasks.optimization.passes.quantize.smoothing import smoothed_piece
 
 _NAME: Final = "model.xml"
 _LAYERS: Final = frozenset(
@@ -34,8 +35,11 @@ def run(piece: Piece, parameters: Quantize, bench: Bench) -> Piece:
 
     if piece.artifact.kind == "onnx":
         require_finite(read_graph(piece.path))
+    source = piece
+    if parameters.smooth:
+        source = smoothed_piece(piece, parameters, calibration(piece, parameters, bench), bench)
     bench.progress("reading the model")
-    model = read_model(piece.path, piece.artifact.kind)
+    model = read_model(source.path, source.artifact.kind)
     layers = _layers(model)
     if not layers:
         kinds = ", ".join(sorted({operation.get_type_name() for operation in model.get_ordered_ops()})[:12])
@@ -51,7 +55,7 @@ def run(piece: Piece, parameters: Quantize, bench: Bench) -> Piece:
         folder = bench.folder / ("on-data" if aware else "plain")
         folder.mkdir()
         with _quietly(), _seeded(bench.seed):
-            quantised = _quantised(piece, parameters, _Batches(batches if aware else [], bench), ignored)
+            quantised = _quantised(source, parameters, _Batches(batches if aware else [], bench), ignored)
         left = [name for name, small in _layers(quantised).items() if not small]
         if len(left) >= len(layers):
             raise cannot(
@@ -250,12 +254,13 @@ def _write(model: Any, folder: Path, source: Artifact) -> Artifact:
 
 def _scheme(parameters: Quantize, calibrated: bool) -> str:
     kind = "symmetric" if parameters.symmetric else "asymmetric"
+    smooth = f", smoothed by {parameters.smooth:g}" if parameters.smooth else ""
     if parameters.method == "static":
         each = "each channel" if parameters.per_channel else "each tensor"
-        return f"int8 weights, a scale for {each}, {kind} inputs by {parameters.calibration}"
+        return f"int8 weights, a scale for {each}, {kind} inputs by {parameters.calibration}{smooth}"
     each = f"{parameters.group} weights" if parameters.bits == 4 and parameters.group else "each channel"
     inputs = f", {parameters.inputs_group} inputs share one" if parameters.inputs_group else ""
-    return f"{parameters.bits} bits {kind}, a scale for {each}{inputs}" + (", chosen on data" if calibrated else "")
+    return f"{parameters.bits} bits {kind}, a scale for {each}{inputs}{smooth}" + (", chosen on data" if calibrated else "")
 
 
 @contextmanager
