@@ -76,6 +76,8 @@ def compare(
 
     if len(references) < 2:
         raise typer.BadParameter(_("Name the baseline and at least one version to compare with it."))
+    if not no_wait:
+        check_report(report)
     client = connect()
     job = client.compare(
         references[0], references[1:], data=data, rows=rows, metric=metric, max_loss=max_loss, target=target.value,
@@ -120,6 +122,30 @@ def can_report() -> bool:
     from importlib.util import find_spec
 
     return all(find_spec(name) is not None for name in ("matplotlib", "jinja2"))
+
+
+def check_report(path: Path) -> None:
+    """Before work that takes long: raises InvalidInput where no report can be written to the path."""
+    import os
+
+    from openmaas.core.errors import InvalidInput
+
+    folder = path.parent
+    reason = (
+        _("{folder} is no folder").format(folder=repr(str(folder)))
+        if not folder.is_dir()
+        else _("it is a folder")
+        if path.is_dir()
+        else _("{folder} may not be written to").format(folder=repr(str(folder)))
+        if not os.access(folder, os.W_OK)
+        else ""
+    )
+    if reason:
+        raise InvalidInput(
+            _("The report cannot be written to {path}: {reason}.").format(path=repr(str(path)), reason=reason),
+            code="not_written",
+            next_step=_("Name another file: --report FILE."),
+        )
 
 
 def write_report(comparison: VersionComparison, path: Path, *, job: str = "") -> None:

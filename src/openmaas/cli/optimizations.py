@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openmaas.cli.comparisons import Target
+from openmaas.cli.comparisons import Target, check_report
 from openmaas.cli.i18n import _, plural
 from openmaas.cli.options import Json, connect
 from openmaas.cli.units import parse_share
@@ -65,6 +65,8 @@ def optimize(
         raise typer.BadParameter(_("Give either --recipe FILE or --auto."))
     if report is not None and no_wait:
         raise typer.BadParameter(_("A report is written at the end; leave --no-wait out."))
+    if report is not None:
+        check_report(report)
     client = connect()
     job = client.optimize(
         reference, recipe=recipe, data=data, evaluation=evaluation, auto=auto, max_loss=max_loss,

@@ -64,6 +64,12 @@ def _by_recipe(ground: Ground, recipe: Recipe, answering: Answering) -> dict[str
     piece = runner.run(recipe)
     job.progress("examining what was made")
     variant = build(job, "the variant", recipe, piece, ground.folder, ground.inputs, answering, job.scratch / "variant")
+    if variant.manifest.digest == ground.manifest.digest:
+        raise Refused(
+            f"What {recipe.label} makes of {reference} is {reference} itself, to the byte.",
+            code="nothing_changed",
+            next_step="Give it other steps or parameters.",
+        )
     with job.alone():
         given = ground.arguments.seconds
         measured = measure(ground, [variant], seconds=min(_TIMING, given), choosing=min(_CHOOSING, given))

@@ -177,6 +177,14 @@ def test_weights_that_are_no_numbers_are_refused(
     assert list(registry.versions) == [reference]
 
 
+def test_a_recipe_that_changes_nothing_registers_nothing(parent: str, registry: Registry, optimized: Optimize) -> None:
+    made = optimized(parent, recipe={"steps": ["fuse"]})["version"]
+    with pytest.raises(Refused, match="digits:2 itself, to the byte") as refused:
+        optimized(made, recipe={"steps": ["fuse"]})
+    assert refused.value.code == "nothing_changed"
+    assert list(registry.versions) == [parent, made]
+
+
 def test_a_text_generator_is_told_what_is_made_for_it(parent: str, registry: Registry, optimized: Optimize) -> None:
     from openmaas.core.generation import Generator
 

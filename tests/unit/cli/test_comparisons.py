@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from openmaas.cli import console
-from openmaas.cli.comparisons import print_comparison, write_report
+from openmaas.cli.comparisons import check_report, print_comparison, write_report
 from openmaas.client.steps import Request, Response
 from openmaas.core.errors import InvalidInput
 from tests.unit.cli.conftest import NOW, VERSION, Terminal
@@ -97,6 +97,13 @@ def test_without_what_plots_there_is_a_table_and_a_hint(
     assert "pip install 'openmaas[report]'" in out
     with pytest.raises(InvalidInput, match="matplotlib and jinja2"):
         write_report(comparison(), tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(("name", "told"), [("nowhere/report.html", "is no folder"), (".", "it is a folder")])
+def test_where_no_report_can_be_written_is_told_before_the_work(tmp_path: Path, name: str, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told) as refused:
+        check_report(tmp_path / name)
+    assert refused.value.code == "not_written"
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,9 @@ class _Bench:
             except OpenMaaSError as error:
                 trial.reason = error.message
                 continue
+            if made.manifest.digest == ground.manifest.digest:
+                trial.reason = f"It is {ground.arguments.version} itself, to the byte."
+                continue
             same = next((one for one in found if one.manifest.digest == made.manifest.digest), None)
             if same is not None:
                 trial.reason = f"It is the same as {same.recipe.label}."
