@@ -92,7 +92,7 @@ def print_result(result: dict[str, Any], parent: str, report: Path | None = None
     """What was registered, what it costs beside its parent, and what to do with it."""
     from openmaas.cli.console import done, hint, write
 
-    versions, recommended = result["versions"], result["version"]
+    versions, made = result["versions"], result["version"]
     if not versions:
         write(_("Nothing was registered: no variant of {parent} is worth it.").format(parent=parent))
     elif result["created"]:
@@ -106,13 +106,16 @@ def print_result(result: dict[str, Any], parent: str, report: Path | None = None
         write(f"  {note}")
     if report is not None:
         done(_("{file} has the plots.").format(file=report))
-    if recommended:
-        model, _colon, number = recommended.partition(":")
+    if made:
+        model, _colon, number = made.partition(":")
         comparison = result.get("comparison") or {}
         if comparison.get("dataset") and result.get("evaluations"):
             hint(f"openmaas gate set {model} champion --data {comparison['dataset']} --max-loss 1%")
+        if comparison.get("recommended", made) != made:  # it is there as it was asked for, and nobody is told to serve it
+            hint(f"openmaas show {made}")
+            return
         hint(f"openmaas alias {model} champion {number}")
-        hint(f"openmaas deploy {recommended}{_engine(comparison, recommended)}")
+        hint(f"openmaas deploy {made}{_engine(comparison, made)}")
 
 
 def _engine(comparison: dict[str, Any], version: str) -> str:

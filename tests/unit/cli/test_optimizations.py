@@ -96,6 +96,15 @@ def test_a_recipe_is_read_from_its_file(optimizing: Any, tmp_path: Path) -> None
     assert given["recipe"] == {"seed": 0, "steps": [{"fuse": {}}]}
 
 
+def test_nobody_is_told_to_serve_what_is_not_recommended(optimizing: Any, tmp_path: Path) -> None:
+    told: Any = msgspec.json.decode(msgspec.json.encode({**RESULT, "tried": []}))
+    told["comparison"] |= {"recommended": "digits:3", "why": "None is within the loss."}
+    _, out, _ = optimizing(told)("optimize", "digits", "--auto")
+    assert "openmaas show digits:4" in out
+    assert "openmaas deploy" not in out
+    assert "openmaas alias" not in out
+
+
 def test_nothing_worth_it_is_said(optimizing: Any) -> None:
     terminal = optimizing({**RESULT, "version": "", "created": False, "versions": [], "comparison": None, "evaluations": []})
     code, out, _ = terminal("optimize", "digits", "--auto")
