@@ -1,7 +1,8 @@
 """Which recipes a search tries: from what the model is made of, what is installed, and what data there are. Cheap ones first.
 
-    nothing needed   graph fused, weights kept in 8 or 4 bits, numbers cast, int8 scaled at each call, affine 8 to 3 bits
-    inputs           int8 scaled by calibration, of either tool
+    nothing needed   graph fused, padding passed over, weights kept in 8 or 4 bits, numbers cast, int8 scaled at each call,
+                     affine 8 to 3 bits
+    inputs           int8 scaled by calibration, of either tool; or at each call, smoothed first
     training         channels pruned and trained again, smaller copies distilled, linear layers split; each of them then also in
                      int8, which is tried only where the trained one alone is good enough
     trees            the last trees left out
@@ -21,6 +22,7 @@ import msgspec
 
 from openmaas.core.manifest import Manifest
 from openmaas.core.recipes import Cast, Compress, Convert, Distil, Fuse, LowRank, Pass, Prune, Quantize, Recipe
+from openmaas.tasks.optimization.unpadding import MASK
 
 Target = Literal["latency", "throughput", "size", "memory"]
 
@@ -31,6 +33,8 @@ _ROW_VISITS: Final = 40_000
 """Rows times epochs that training in a search is given."""
 
 _EPOCHS: Final = (4, 40)
+_SMOOTH: Final = 0.6
+_INPUTS_GROUP: Final = 128  # a divisor of the widths that encoders have; OpenVINO computes others in float
 _CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
 _LINEAR: Final = frozenset({"Gemm", "MatMul"})
 _BOOSTERS: Final = frozenset({"xgboost", "lightgbm", "catboost"})
@@ -41,11 +45,13 @@ _TREE_NODES: Final = frozenset({"TreeEnsembleClassifier", "TreeEnsembleRegressor
 class Traits:
     """What the choice depends on. Layers are nodes of the ONNX graph; parameters: numbers of all weights.
 
-    kinds: of the version's artifacts. training: rows that are trained on, 0 without a training set. labels: it has a truth.
+    kinds: of the version's artifacts. mask: rows of different lengths share a batch by an attention mask.
+    training: rows that are trained on, 0 without a training set. labels: it has a truth.
     tools: modules that are installed.
     """
 
     kinds: tuple[str, ...] = ("onnx",)
+    mask: bool = False
     convolutions: int = 0
     linear: int = 0
     trees: bool = False
@@ -106,6 +112,7 @@ def traits_of(manifest: Manifest, folder: Path, rows: int, labels: bool) -> Trai
     artifacts = manifest.artifacts or (manifest.choice.artifact,)
     found = Traits(
         kinds=tuple(dict.fromkeys(artifact.kind for artifact in artifacts)),
+        mask=any(spec.name == MASK for spec in manifest.signature.inputs),
         training=rows,
         labels=labels,
         tools=frozenset(name for name in ("openvino", "nncf", "torch") if find_spec(name) is not None),
@@ -182,6 +189,8 @@ def _trees(made: _Made) -> None:
 
 def _untrained(made: _Made, traits: Traits) -> None:
     made.add("fuse", Fuse())
+    if traits.mask and made.target != "size":
+        made.add("padding", Fuse(what="padding"))
     for step in _weights(traits):
         made.add(f"weights {step.tool} {step.bits}", step)
     made.add("cast fp16", Cast(to="fp16"))
@@ -204,6 +213,9 @@ def _weights(traits: Traits) -> Iterator[Quantize]:
 
 
 def _calibrated(made: _Made, traits: Traits) -> None:
+    if traits.linear and {"openvino", "nncf"} <= traits.tools and made.target != "size":
+        first = [Fuse(what="padding")] if traits.mask else []
+        made.add("smoothed", *first, Quantize(method="weights", tool="openvino", smooth=_SMOOTH, inputs_group=_INPUTS_GROUP))
     for step in _static(traits):
         made.add(f"static {step.tool} {step.calibration}", step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -204,3 +205,14 @@ def test_trees_and_other_kinds_have_recipes_of_their_own() -> None:
     assert moved.label == "convert onnx → prune trees amount=0.6 → compress"
     without = portfolio(Traits(convolutions=1, linear=1), "latency", 0)
     assert not [one for one in without if one.recipe.needs_data]
+
+
+def test_encoders_are_tried_without_their_padding() -> None:
+    def steps(traits: Traits, target: Target = "throughput") -> dict[str, list[str]]:
+        return {one.family: [step.name for step in one.recipe.steps] for one in portfolio(traits, target, 0)}
+
+    masked = Traits(mask=True, linear=9, training=100, tools=frozenset({"openvino", "nncf"}))
+    assert steps(masked)["padding"] == ["fuse"] and steps(masked)["smoothed"] == ["fuse", "quantize"]
+    unmasked = steps(replace(masked, mask=False))
+    assert unmasked["smoothed"] == ["quantize"] and "padding" not in unmasked
+    assert not {"padding", "smoothed"} & set(steps(masked, "size"))
