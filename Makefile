@@ -56,8 +56,12 @@ imports: setup
 	@echo "── lint-imports"
 	@$(BIN)/lint-imports
 
+# The acceptance tests wait more than they compute: they run beside the others, and what they say comes when they are done.
 unit: setup
-	@for part in $(PARTS); do echo "── pytest $$part"; $(BIN)/python -m pytest -m "not slow" tests/$$part || exit 1; done
+	@echo "── pytest unit, integration, and acceptance beside them"; said=$$(mktemp); \
+	  $(BIN)/python -m pytest -m "not slow" tests/acceptance >$$said 2>&1 & beside=$$!; trap "kill $$beside" INT TERM; failed=0; \
+	  for part in unit integration; do $(BIN)/python -m pytest -m "not slow" tests/$$part || failed=1; done; \
+	  wait $$beside || failed=1; echo "── pytest acceptance"; cat $$said; rm -f $$said; exit $$failed
 
 bench: setup  ## measure the server beside its peers (opt-in, long; see benchmarks/)
 	@$(BIN)/python -m benchmarks

@@ -44,6 +44,8 @@ def everything(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         serving()
         generation()
+        compression()
+        distillation()
         startup_times()
         pushes()
 
@@ -147,16 +149,25 @@ def generation(
 def compression(
     subjects: Annotated[str, typer.Option(help="Models by name, with commas between.")] = ",".join(SUBJECTS),
     seconds: Annotated[float, typer.Option(help="That each search may take.")] = 300.0,
-    seeds: Annotated[int, typer.Option(help="Of distillation; 0 leaves it out.")] = 5,
     page: Page = True,
     show: Annotated[bool, typer.Option(help="Only draw the last run again.")] = False,
 ) -> None:
-    """Recipes by hand, the search beside them, and distillation over several seeds."""
-    if show:
-        report = CompressionReport.load()
-    else:
-        chosen = [SUBJECTS[name] for name in _chosen(subjects, SUBJECTS)]
-        report = compression_rounds.run(chosen, seconds, seeds, console)
+    """Recipes by hand and the search beside them; models that are left out keep the figures of their last run."""
+    report = CompressionReport.load()
+    if not show:
+        report = compression_rounds.run([SUBJECTS[name] for name in _chosen(subjects, SUBJECTS)], seconds, console, report)
+    _show_compression(report, page=page)
+
+
+@app.command()
+def distillation(
+    seeds: Annotated[int, typer.Option(min=2, max=10, help="Students of each kind.")] = 5, page: Page = True
+) -> None:
+    """The same student with and without a teacher, over several seeds."""
+    _show_compression(compression_rounds.teach(seeds, console, CompressionReport.load()), page=page)
+
+
+def _show_compression(report: CompressionReport, *, page: bool) -> None:
     console.print(compression_table.terminal(report))
     compression_plot.draw(report)
     if page:

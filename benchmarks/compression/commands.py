@@ -44,7 +44,7 @@ class Commands:
 
     def wait_for_jobs(self) -> None:
         """Until nothing waits and nothing runs: a measurement beside another one is none."""
-        while any(job["state"] in ("queued", "running", "cancelling") for job in self.json("jobs", "ls")):
+        while any(job["state"] in ("queued", "running", "cancelling") for job in self.json("jobs", "ls")["items"]):
             time.sleep(0.5)
 
 

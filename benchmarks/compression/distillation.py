@@ -39,6 +39,8 @@ def _accuracy(commands: Commands, rows: str, step: dict[str, Any], seed: int) ->
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_bytes(msgspec.yaml.encode({"seed": seed, "steps": [{"distil": step}]}))
-        job = commands.json("optimize", "digits:1", "--recipe", path, "--data", f"digits-{rows}", "--eval", "digits-test")
+        job = commands.json(
+            "optimize", "digits:1", "--recipe", path, "--data", f"digits-{rows}", "--eval", "digits-test", "--seconds", "1"
+        )
     commands.wait_for_jobs()
     return float(job["result"]["comparison"]["entrants"][1]["metrics"]["accuracy"]["value"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from math import sqrt
 from statistics import mean, stdev
 from typing import Any
 
 import msgspec
 
-from benchmarks.machine import Machine
+from benchmarks.machine import Machine, this_machine
 from benchmarks.places import RESULTS
 
 RESULT = RESULTS / "compression.json"
@@ -55,12 +56,14 @@ class Row:
 
 @dataclass
 class Result:
-    """Of one model. batch: the size at which speed is compared. comparison: all versions in one alternating run."""
+    """Of one model. batch: the size at which speed is compared. seconds: that each search might take. comparison: all versions
+    in one alternating run."""
 
     subject: str
     title: str
     said: str
     batch: int
+    seconds: float
     made: list[Made] = field(default_factory=list)
     comparison: dict[str, Any] | None = None
 
@@ -83,7 +86,7 @@ class Result:
         told = entrant["metrics"].get(metric)
         loss, agreement = entrant.get("loss") or {}, entrant.get("agreement") or {}
         return Row(
-            label=" = ".join(labels.get(entrant["version"], ["as it was pushed"])),
+            label=" = ".join(labels.get(entrant["version"], ["as pushed"])),
             version=entrant["version"],
             engine=":".join(filter(None, (choice["engine"], choice.get("precision", "")))),
             size=figures["size"],
@@ -123,12 +126,10 @@ class Distillation:
 
 @dataclass
 class Report:
-    """seconds: that each search might take."""
+    """All models, each with its newest figures."""
 
     date: str
     machine: Machine
-    seconds: float
-    versions: dict[str, Any] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     distillation: list[Distillation] = field(default_factory=list)
 
@@ -138,4 +139,7 @@ class Report:
 
     @classmethod
     def load(cls) -> Report:
+        """What was kept of the last run, or an empty report of this machine."""
+        if not RESULT.is_file():
+            return cls(date=date.today().isoformat(), machine=this_machine())
         return msgspec.json.decode(RESULT.read_bytes(), type=cls)

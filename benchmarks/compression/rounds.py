@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,34 @@ from benchmarks.compression.commands import CommandFailed, Commands, serving
 from benchmarks.compression.distillation import distil
 from benchmarks.compression.report import Made, Report, Result
 from benchmarks.compression.subject import SUBJECTS, Subject
-from benchmarks.machine import this_machine
 
 TARGETS = ("size", "throughput")
 
 
-def run(subjects: list[Subject], seconds: float, seeds: int, console: Console) -> Report:
-    """Everything that was measured. seconds: that each search may take. seeds: of distillation, 0 leaves it out."""
-    report = Report(date=date.today().isoformat(), machine=this_machine(), seconds=seconds)
+def run(subjects: list[Subject], seconds: float, console: Console, report: Report) -> Report:
+    """The report with what was measured of these models in place of what it had. seconds: that each search may take."""
     for subject in subjects:
         console.print(f"[bold]{subject.title}[/bold]: {subject.prepare()}")
         with serving() as commands:
-            report.results.append(_compress(subject, commands, seconds, console))
-            if subject is SUBJECTS["digits"] and seeds:
-                commands.run("data", "push", subject.folder / "few.npz", "--name", "digits-few")
-                report.distillation = distil(commands, seeds, console)
-            report.versions = commands.json("version") if not report.versions else report.versions
+            result = _compress(subject, commands, seconds, console)
+        order = [*SUBJECTS]
+        others = [one for one in report.results if one.subject != subject.name]
+        report.results = sorted([*others, result], key=lambda one: order.index(one.subject))
         report.save()
+    return report
+
+
+def teach(seeds: int, console: Console, report: Report) -> Report:
+    """The report with students that were distilled, in place of those that it had."""
+    subject = SUBJECTS["digits"]
+    console.print(f"[bold]Distillation[/bold]: {subject.prepare()}")
+    with serving() as commands:
+        commands.run("push", subject.folder / "model", "--name", "digits")
+        for part in ("train", "test", "few"):
+            commands.run("data", "push", subject.data(part), "--name", f"digits-{part}")
+        commands.wait_for_jobs()
+        report.distillation = distil(commands, seeds, console)
+    report.save()
     return report
 
 
@@ -40,7 +50,7 @@ def _compress(subject: Subject, commands: Commands, seconds: float, console: Con
     for part in ("train", "test"):
         commands.run("data", "push", subject.data(part), "--name", f"{name}-{part}")
     commands.wait_for_jobs()
-    result = Result(subject=name, title=subject.title, said=subject.prepare(), batch=subject.batch)
+    result = Result(subject=name, title=subject.title, said=subject.prepare(), batch=subject.batch, seconds=seconds)
     for recipe in subject.recipes:
         result.made.append(_make(subject, commands, recipe.stem, "--recipe", recipe))
         console.print(f"  {result.made[-1]}")

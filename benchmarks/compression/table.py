@@ -7,6 +7,12 @@ from rich.table import Table
 
 from benchmarks.compression.report import Distillation, Report, Result, Row
 
+_FAIR = (
+    "All versions of a model in one alternating run, each by the engine that `openmaas` chose for it, beside the pushed one "
+    "in float32 by onnxruntime (the first row of each table). The upper bound of a loss is its 95% confidence bound over rows, "
+    "paired; files are those that the engine loads. Recipes: `benchmarks/compression/recipes`."
+)
+
 
 def header(result: Result) -> list[str]:
     return [
@@ -19,7 +25,7 @@ def cells(row: Row) -> list[str]:
     bound = "" if row.loss_high is None else f" (≤ {row.loss_high:.2%})"
     lost = "–" if row.loss is None else f"{row.loss:.2%}{bound}"
     least = "–" if row.cosine is None else f"{row.cosine:.5f}"
-    rate, p50 = f"{row.rate:,.0f}", f"{row.p50 * 1e3:.2f}"
+    rate, p50 = f"{row.rate:,.0f}", f"{row.p50 * 1e3:.3f}"
     return [
         row.label, row.engine, _bytes(row.size), f"{row.smaller:.1f}", rate, f"{row.faster:.2f}", p50, row.quality, lost, least,
     ]  # fmt: skip
@@ -39,7 +45,7 @@ def terminal(report: Report) -> RenderableType:
 
 
 def markdown(report: Report) -> str:
-    parts = [f"{report.date}, {report.machine}; each search at most {report.seconds:.0f} s."]
+    parts = [f"{report.date}, {report.machine}. {_FAIR}"]
     for result in report.results:
         names = header(result)
         lines = [
@@ -53,7 +59,11 @@ def markdown(report: Report) -> str:
         lines += [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
         lines += [f"| {' | '.join(cells(row))} |" for row in result.rows()]
         lines += ["", *(f"- {text}" for text in _failures(result))]
-        lines += [f"- {one.label}: {one.seconds:.0f} s. {one.why}" for one in result.made if one.label.startswith("auto")]
+        lines += [
+            f"- {one.label}: {one.seconds:.0f} s of at most {result.seconds:.0f} for searching. {one.why}"
+            for one in result.made
+            if one.label.startswith("auto")
+        ]
         parts.append("\n".join(lines))
     if report.distillation:
         parts.append("\n".join(("### Distillation", "", *(f"- {distilled(found)}" for found in report.distillation))))
@@ -65,8 +75,9 @@ def distilled(found: Distillation) -> str:
     gain, half = found.gain()
     taught, alone = (", ".join(f"{value:.4f}" for value in side) for side in (found.taught, found.alone))
     return (
-        f"Digits, {found.rows}, seeds {found.seeds[0]} to {found.seeds[-1]}, student `distil: {found.step}`: with a teacher {taught}; "
-        f"the same student, rows and seeds without one {alone}. Gain {gain:+.2%} ± {half:.2%} (95%, Student's t over pairs)."
+        f"Digits, {found.rows}, seeds {found.seeds[0]} to {found.seeds[-1]}, student `distil: {found.step}`: with a teacher "
+        f"{taught}; the same student, rows and seeds without one {alone}. Gain {gain:+.2%} ± {half:.2%} (95%, Student's t over "
+        "pairs)."
     )
 
 
