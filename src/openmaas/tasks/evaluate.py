@@ -24,7 +24,7 @@ from openmaas.core.metrics import BY_TASK, MOST_ROWS, Answered, class_figures, c
 from openmaas.tasks.base import Job
 from openmaas.tasks.candidate import Candidate
 from openmaas.tasks.examples import Examples, bind
-from openmaas.tasks.meanings import Arrays, predicted
+from openmaas.tasks.meanings import Arrays, class_names, meaning_of, predicted
 from openmaas.tasks.serving import answer, serving_choice
 from openmaas.tasks.side_by_side import Subject, figures_of
 
@@ -126,6 +126,15 @@ def evaluation_of(
     given = predicted(manifest, outputs, classes, task)
     if len(given) != len(examples.truth):
         raise Refused(f"There are {len(given)} answers to {len(examples.truth)} rows.", code="wrong_shape")
+    meaning = meaning_of(manifest)
+    if task == "classification" and meaning.kind == "classes" and bool((given == len(classes)).all()):
+        raise InvalidInput(
+            f"{version} answers with none of the classes {_listed(classes)}: its first answer is "
+            f"{class_names(outputs[meaning.output])[0][:40]!r}.",
+            code="unknown_class",
+            next_step="Declare the classes when the model is pushed (processing.output.labels in openmaas.yaml), or give the "
+            "dataset's the names that the version answers with.",
+        )
     known = Answered("classes" if task == "classification" else "values", examples.truth, given, examples.digest)
     told = [*notes, *examples.notes]
     metrics = _metrics(task, known, seed, told)
@@ -151,6 +160,10 @@ def evaluation_of(
         notes=tuple(told),
         **parts,
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name[:40]) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def libraries_of(figures: Figures | None) -> dict[str, str]:

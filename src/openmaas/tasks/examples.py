@@ -127,6 +127,11 @@ def _task(meaning: Meaning, data: Dataset, truth: bool, notes: list[str]) -> Tas
     if meaning.kind == "classes" or (meaning.kind == "scores" and data.manifest.purpose == "classes"):
         return "classification"
     if meaning.kind == "number":
+        if data.manifest.purpose == "classes" and len(data.manifest.counts) == 2:
+            notes.append(
+                "The label was held against the version's one number a row. If that is how likely a class is, declare both "
+                "classes when the model is pushed: processing.output.labels in openmaas.yaml."
+            )
         return "regression"
     if meaning.kind in ("vector", "scores") and data.pair is not None:
         return "similarity"

@@ -91,14 +91,23 @@ def predicted(manifest: Manifest, outputs: Arrays, classes: tuple[str, ...] = ()
     if task == "regression" or (not task and meaning.kind == "number"):
         return np.asarray(outputs[meaning.output], np.float64).reshape(-1)
     if meaning.kind == "classes":
-        known, places = np.unique(class_names(outputs[meaning.output]), return_inverse=True)
-        index = {name: place for place, name in enumerate(classes)}
-        order = np.array([index.get(name, len(classes)) for name in known.tolist()], np.int64)
-        return np.asarray(order[places])
+        return _places(outputs[meaning.output], classes, named=bool(meaning.names))
     if meaning.kind == "scores":
         places = outputs[meaning.output].argmax(axis=1).astype(np.int64)
         return np.asarray(np.minimum(places, len(classes)) if classes else places)
     raise InvalidInput("Its answers are no classes, no numbers and no vectors.", code="not_comparable")
+
+
+def _places(labels: NDArray[Any], classes: tuple[str, ...], *, named: bool) -> NDArray[Any]:
+    """Of the classes that a model answers by itself. named: they are in the order of its scores, so that numbers which are
+    not among their names are their places: what was exported often counts classes that have other names, as False and True."""
+    known, places = np.unique(class_names(labels), return_inverse=True)
+    index = {name: place for place, name in enumerate(classes)}
+    if named and labels.dtype.kind in "biuf" and not index.keys() >= set(known.tolist()):
+        counted = {str(place): place for place in range(len(classes))}
+        index = counted if counted.keys() >= set(known.tolist()) else index
+    order = np.array([index.get(name, len(classes)) for name in known.tolist()], np.int64)
+    return np.asarray(order[places])
 
 
 def cosines(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from openmaas.core.metrics import loss
 from openmaas.core.processing import Embedding, Labels
 from openmaas.tasks.evaluate import OTHER, evaluation_of, require_truth
 from openmaas.tasks.examples import Examples
+from openmaas.tasks.meanings import predicted
 from openmaas.tasks.perplexity import mean_loss, scored_by
 from tests.unit.tasks.datasets import spec, version
 
@@ -60,6 +61,24 @@ def test_answers_that_are_none_of_the_classes_are_counted_as_wrong() -> None:
     assert found.confusion == ((1, 0, 0), (0, 1, 1), (0, 0, 0))
     assert found.classes[-1].name == OTHER
     assert "1 rows are answered with a class" in found.notes[-1]
+
+
+def test_numbers_that_are_no_names_are_the_places_of_the_classes() -> None:
+    """A converted classifier of False and True answers 0 and 1."""
+    for names in (("False", "True"), ("cat", "dog")):
+        manifest = version(
+            spec("x"), (spec("label", "INT64", -1), spec("probabilities", "FP32", -1, 2)),
+            output=Labels(output="probabilities", labels=names),
+        )  # fmt: skip
+        outputs = {"label": np.array([0, 1, 1]), "probabilities": np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])}
+        assert made(manifest, [0, 1, 0], outputs, classes=names).metrics["accuracy"].value == pytest.approx(2 / 3)
+    named = version(spec("x"), spec("label", "INT64", -1), output=Labels(output="label", labels=("5", "7")))
+    assert predicted(named, {"label": np.array([5, 7, 7])}, ("5", "7"), "classification").tolist() == [0, 1, 1]
+
+
+def test_a_version_that_answers_with_other_names_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="none of the classes 'a', 'b', 'c': its first answer is 'x'"):
+        made(version(spec("x"), spec("label", "BYTES", -1)), [0, 1], {"label": labels("x", "y")})
 
 
 def test_too_many_classes_are_not_drawn() -> None:

@@ -245,6 +245,15 @@ def test_missing_labels_are_counted(tmp_path: Path) -> None:
     assert (without.task, without.truth) == ("agreement", None)
 
 
+def test_one_number_and_two_classes_may_be_a_probability(tmp_path: Path) -> None:
+    model, data = version(spec("image"), spec("output", "FP32", -1, 1)), npz(tmp_path, x=X, y=[0, 1, 0, 1, 1, 0])
+    found = bind(model, tmp_path, data, tmp_path)
+    assert found.task == "regression"
+    assert "processing.output.labels" in found.notes[0]
+    declared = version(spec("image"), spec("output", "FP32", -1, 1), output=Labels(output="output", labels=("no", "yes")))
+    assert bind(declared, tmp_path, data, tmp_path).task == "classification"
+
+
 def test_a_regression_takes_numbers_whole_ones_among_them(tmp_path: Path) -> None:
     model = version(spec("image"), spec("prediction", "FP32", -1, 1))
     kinds: list[list[float]] = [[3, 1, 4, 1, 5, 9], [0.5, 1.5, 2.5, 0.5, 1, 2], [-3, 1, -4, 1, 5, 9]]
