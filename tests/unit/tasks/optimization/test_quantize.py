@@ -184,6 +184,15 @@ def test_openvinos_ir_is_not_for_onnxruntime(tmp_path: Path) -> None:
         run(other, tmp_path / "bench", method="affine")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_openvino_does_not_know_is_told_by_its_operators(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Binarizer", ["x"], ["y"], domain="ai.onnx.ml", threshold=0.5)]
+    before = piece(tmp_path / "model", nodes, {}, (4,), width=4)
+    with pytest.raises(Refused, match=r"OpenVINO does not know ai\.onnx\.ml\.Binarizer") as caught:
+        run(before, tmp_path / "bench", tool="openvino", method="weights")
+    assert caught.value.next_step == "Use tool: onnxruntime."
+
+
 def test_the_worst_layers_stay_in_float_and_the_ranking_is_kept(tmp_path: Path) -> None:
     made = run(network(tmp_path / "model"), tmp_path / "bench", pictures(), method="affine", bits=2, keep_worst=0.3)
     facts = made.facts["quantize"]

@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from openmaas.core.errors import without_paths
 from openmaas.core.manifest import Artifact
 from openmaas.core.recipes import Quantize
 from openmaas.tasks.optimization.base import Arrays, Bench, Piece, cannot
@@ -31,15 +32,13 @@ _SMALL: Final = frozenset({"i8", "u8", "i4", "u4"})
 def run(piece: Piece, parameters: Quantize, bench: Bench) -> Piece:
     """The piece as OpenVINO IR with int8 computing (static) or weights in few bits (weights)."""
     _refuse_early(parameters)
-    from openmaas.engines.openvino.model import read_model
-
     if piece.artifact.kind == "onnx":
         require_finite(read_graph(piece.path))
     source = piece
     if parameters.smooth:
         source = smoothed_piece(piece, parameters, calibration(piece, parameters, bench), bench)
     bench.progress("reading the model")
-    model = read_model(source.path, source.artifact.kind)
+    model = _opened(source, parameters)
     layers = _layers(model)
     if not layers:
         kinds = ", ".join(sorted({operation.get_type_name() for operation in model.get_ordered_ops()})[:12])
@@ -84,6 +83,20 @@ def run(piece: Piece, parameters: Quantize, bench: Bench) -> Piece:
     if cosine < POOR:
         notes.append(f"Quantised, its answers are far from those before: the least cosine of a row is {cosine:.3f}.")
     return piece.changed(artifact, best.folder, *notes, quantize=facts)
+
+
+def _opened(piece: Piece, parameters: Quantize) -> Any:
+    from openmaas.engines.openvino.model import read_model
+
+    try:
+        return read_model(piece.path, piece.artifact.kind)
+    except Exception as error:  # a base class of OpenVINO's own that is imported with it alone
+        said = " ".join(str(error).split())
+        _, found, operators = said.partition("No conversion rule found for operations: ")
+        reason = (
+            f"OpenVINO does not know {operators[:200]}" if found else f"OpenVINO cannot read it: {without_paths(said)[:300]}"
+        )
+        raise cannot(parameters, reason.rstrip(". "), "Use tool: onnxruntime.") from None
 
 
 class _Trial(NamedTuple):
