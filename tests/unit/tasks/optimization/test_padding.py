@@ -14,6 +14,7 @@ from openmaas.core.manifest import Artifact, Manifest
 from openmaas.core.recipes import Fuse, Quantize
 from openmaas.core.types import Signature, TensorSpec
 from openmaas.tasks.examples import Examples
+from openmaas.tasks.optimization.attention import simpler_attention
 from openmaas.tasks.optimization.base import Arrays, Piece
 from openmaas.tasks.optimization.checks import least_cosine, run_piece
 from openmaas.tasks.optimization.passes import fuse, quantize
@@ -121,6 +122,85 @@ def test_a_row_of_padding_alone_harms_no_other(tmp_path: Path) -> None:
 def test_answers_that_depend_on_padding_are_not_changed(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="depend on padding"):
         fuse.run(encoder(tmp_path / "model", masked=False), Fuse(what="padding"), bench(tmp_path / "bench", training()))
+
+
+def guarded(folder: Path) -> Piece:
+    """Attention in two heads as torch exports it: keys turned in three axes, and shares that are no number asked for."""
+    before = encoder(folder)
+    model = read(before)
+    added = {
+        "zero": np.float32(0), "none": np.float32(-np.inf), "heads": np.array([0, 0, 2, 8]),
+        "axes": np.array([1, 2]), "joined": np.array([0, 0, WIDTH]),
+    }  # fmt: skip
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in added.items())
+    nodes = [
+        ("Cast", "attention_mask", "seen.at", {"to": TensorProto.BOOL}), ("Unsqueeze", "seen.at axes", "seen4", {}),
+        ("Where", "seen4 zero none", "lowered4", {}),
+        *((op, inputs, output, more) for name in ("queries", "keys", "values") for op, inputs, output, more in (
+            ("Reshape", f"{name} heads", f"{name}4", {}), ("Transpose", f"{name}4", f"{name}.h", {"perm": [0, 2, 1, 3]}),
+        )),
+        ("Shape", "keys.h", "shape", {}), ("Gather", "shape order3", "shape3", {}),
+        ("Concat", "all shape3", "shape.flat", {"axis": 0}),
+        ("Reshape", "keys.h shape.flat", "keys3", {}), ("Transpose", "keys3", "turned3", {"perm": [0, 2, 1]}),
+        ("Gather", "shape order4", "shape4", {}), ("Reshape", "turned3 shape4", "turned4", {}),
+        ("MatMul", "queries.h turned4", "scores4", {}), ("Add", "scores4 lowered4", "hidden4", {}),
+        ("Softmax", "hidden4", "shares4", {}), ("IsNaN", "shares4", "asked", {}), ("Where", "asked zero shares4", "sure", {}),
+        ("MatMul", "sure values.h", "context4", {}), ("Transpose", "context4", "back", {"perm": [0, 2, 1, 3]}),
+        ("Reshape", "back joined", "context", {}),
+    ]  # fmt: skip
+    more = {"order3": np.array([2, 3]), "order4": np.array([0, 1, 3, 2]), "all": np.array([-1])}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in more.items())
+    gone = {"hidden", "lowered", "bias", "turned", "scores", "seen", "shares", "context"}
+    kept = [node for node in model.graph.node if node.output[0] not in gone]
+    made = [helper.make_node(op, inputs.split(), [output], name=output, **given) for op, inputs, output, given in nodes]
+    model.graph.ClearField("node")
+    waiting, known = [*kept, *made], {value.name for value in (*model.graph.input, *model.graph.initializer)}
+    while waiting:  # in an order in which each is made before it is read
+        node = next(one for one in waiting if known.issuperset(one.input))
+        waiting.remove(node)
+        known.update(node.output)
+        model.graph.node.append(node)
+    onnx.save(model, before.path)
+    return before
+
+
+def test_attention_has_fewer_nodes_and_the_same_answers(tmp_path: Path) -> None:
+    before = guarded(tmp_path / "model")
+    made = fuse.run(before, Fuse(what="padding"), bench(tmp_path / "bench", training()))
+    kinds = [node.op_type for node in read(made).graph.node]
+    assert "IsNaN" not in kinds and made.facts["fuse"]["fewer_nodes_of_attention"] >= 5
+    rows = texts((5, 9, 3))
+    for empty in (False, True):
+        rows["attention_mask"][1] *= not empty
+        wanted, got = (run_piece(one.artifact, one.folder, rows, one)["y"] for one in (before, made))
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_stays_where_it_is_needed(tmp_path: Path) -> None:
+    model = read(guarded(tmp_path / "model"))
+    made, fewer = simpler_attention(model)
+    assert fewer == 9 and len(model.graph.node) == len(made.graph.node) + fewer
+    for node in model.graph.node:
+        if node.op_type == "Where" and node.input[0] == "seen4":
+            node.input[2] = "zero"  # nothing is hidden by it
+    assert any(node.op_type == "IsNaN" for node in simpler_attention(model)[0].graph.node)
+
+
+def test_attention_stays_where_a_row_of_padding_alone_has_an_answer(tmp_path: Path) -> None:
+    before = guarded(tmp_path / "model")
+    model = read(before)
+    last = model.graph.node[-1]
+    assert last.output[0] == "y"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
+    last.CopyFrom(helper.make_node("Gather", ["end", "first"], ["y"], name="y", axis=1))
+    onnx.save(model, before.path)
+    made = fuse.run(before, Fuse(what="padding"), bench(tmp_path / "bench", training()))
+    assert made.facts["fuse"]["fewer_nodes_of_attention"] == 0
+    assert "IsNaN" in [node.op_type for node in read(made).graph.node]
+    rows = texts((5, 9, 3))
+    rows["attention_mask"][1] = 0
+    wanted, got = (run_piece(one.artifact, one.folder, rows, one)["y"] for one in (before, made))
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_without_a_mask_nothing_is_padding(tmp_path: Path) -> None:
