@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import msgspec
@@ -70,8 +69,9 @@ def _check_bounds(request: GateRequest) -> None:
         raise _invalid("A gate needs a rule", "Give --max-loss, --min, --max-p99, --max-size or --max-cost.")
     for rule, value in given.items():
         least, most = _BOUNDS[rule]
-        if value is not None and not (math.isfinite(value) and least <= value <= most):
-            raise _invalid(f"{rule} is {value}; it must be from {least:g} to {most:g}", "Give one within these bounds.")
+        if value is not None and not least <= value <= most:  # NaN is not either
+            told = value if isinstance(value, float) or value.bit_length() < 100 else "far beyond"
+            raise _invalid(f"{rule} is {told}; it must be from {least:g} to {most:g}", "Give one within these bounds.")
 
 
 def _dataset(

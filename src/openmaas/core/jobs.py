@@ -101,6 +101,9 @@ class EvaluateArguments(Arguments, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not 0.1 <= self.seconds <= 86_400:
             raise ValueError("seconds must be from 0.1 to 86400")
+        if not self.data:
+            raise ValueError("data is empty; name a dataset")
+        _check_drawing(self.rows, self.seed)
 
     @property
     def measures(self) -> bool:
@@ -136,8 +139,7 @@ class CompareArguments(Arguments, frozen=True, kw_only=True):
             raise ValueError(f"{len(self.others)} others are named; compare with 1 to {MOST_COMPARED - 1}")
         if not 0 <= self.max_loss < 1 or not 1 <= self.seconds <= 86_400:
             raise ValueError("max_loss must be from 0 to 1, and seconds from 1 to 86400")
-        if self.rows < 0 or not 0 <= self.seed < 2**32:
-            raise ValueError("rows must not be below 0, and the seed from 0 to 4294967295")
+        _check_drawing(self.rows, self.seed)
 
     @property
     def measures(self) -> bool:
@@ -172,6 +174,8 @@ class OptimizeArguments(Arguments, frozen=True, kw_only=True):
             raise ValueError("give either a recipe or auto")
         if not 0 <= self.max_loss < 1 or not 1 <= self.seconds <= 86_400:
             raise ValueError("max_loss must be from 0 to 1, and seconds from 1 to 86400")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError("the seed must be from 0 to 2147483647, as in recipes")
         recipe = self.steps
         if recipe is not None and recipe.needs_data and not self.data:
             without = next(step.name for step in recipe.steps if step.needs_data)
@@ -220,6 +224,11 @@ class DummyMeasureArguments(DummyArguments, frozen=True, kw_only=True):
     @property
     def measures(self) -> bool:
         return True
+
+
+def _check_drawing(rows: int, seed: int) -> None:
+    if not 0 <= rows <= 2**53 or not 0 <= seed < 2**32:
+        raise ValueError("rows must not be below 0, and the seed from 0 to 4294967295")
 
 
 def recipe_of(to: str, weights: str = "", calibrated: str = "") -> str:

@@ -155,6 +155,7 @@ def test_small_losses_do_not_add_up(gated: World) -> None:
         ({"max_loss": -0.1}, "max_loss is -0.1"),
         ({"max_p99": 0.0}, "max_p99"),
         ({"max_cost": math.inf}, "max_cost is inf"),
+        ({"max_size": 10**5000}, "max_size is far beyond"),
         ({"max_size": 10, "metric": "accuracy"}, "without a limit"),
         ({"max_size": 10, "baseline": "digits:1"}, "without a loss"),
         ({"max_loss": 0.1, "metric": "beauty"}, "'beauty' is not a metric"),

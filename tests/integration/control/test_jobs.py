@@ -374,6 +374,11 @@ async def test_the_version_is_pinned_and_kept(world: World) -> None:
         ("dummy", {"version": "digits"}, NotFound),
         ("convert", {"version": "digits:1", "to": "fortran"}, InvalidInput),
         ("measure", {}, InvalidInput),
+        ("evaluate", {"version": "digits:1", "data": ""}, InvalidInput),
+        ("evaluate", {"version": "digits:1", "data": "d", "rows": -5}, InvalidInput),
+        ("evaluate", {"version": "digits:1", "data": "d", "rows": 10**400}, InvalidInput),
+        ("evaluate", {"version": "digits:1", "data": "d", "seed": -1}, InvalidInput),
+        ("optimize", {"version": "digits:1", "auto": True, "seed": -1}, InvalidInput),
     ],
 )
 async def test_what_cannot_be_a_job_is_refused(world: World, kind: str, arguments: dict[str, Any], error: Any) -> None:
