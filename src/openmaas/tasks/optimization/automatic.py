@@ -15,7 +15,7 @@ from openmaas.core.errors import OpenMaaSError
 from openmaas.core.evaluations import Entrant, Estimate, Figures, VersionComparison
 from openmaas.core.hardware import usable_cores
 from openmaas.core.manifest import EngineChoice, Manifest
-from openmaas.core.pareto import change, dominated, figure
+from openmaas.core.pareto import change, dominated, figure, told_loss
 from openmaas.core.recipes import Pass, Quantize, Training
 from openmaas.engines import engine_choices
 from openmaas.tasks.candidate import Failed
@@ -266,10 +266,11 @@ def recommend_by_value(comparison: VersionComparison, max_loss: float) -> Versio
     assert best.loss is not None
     times = figure(baseline, comparison.target) / figure(best, comparison.target)
     bound = best.loss.high if best.loss.high is not None else best.loss.value
+    lost, most, open_ = (told_loss(value, comparison.metric) for value in (best.loss.value, max_loss, max(0.0, bound)))
     why = (
         f"{best.version}: its {comparison.target} is {times:.2f} times as good as {baseline.version}'s. It lost "
-        f"{best.loss.value:.2%} of {comparison.metric}, which is within {max_loss:.2%}; these rows do not rule out a loss of "
-        f"{bound:.2%}, so that a gate may want more of them."
+        f"{lost} of {comparison.metric}, which is within {most}; these rows do not rule out a loss of "
+        f"{open_}, so that a gate may want more of them."
     )
     return msgspec.structs.replace(comparison, recommended=best.version, why=why)
 

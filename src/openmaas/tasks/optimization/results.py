@@ -38,15 +38,26 @@ def result_of(
 
 
 def bounded(result: dict[str, Any]) -> dict[str, Any]:
-    """The result without what it can do without, as far as it is too large: previews and rows that changed, the confusion of
-    classes, and at last the outcomes of single rows, without which gates have to evaluate again."""
-    for entrant in (result.get("comparison") or {}).get("entrants", ()):
-        if len(msgspec.json.encode(result)) <= _MOST_BYTES:
-            return result
-        entrant["changed"] = []
-    for name in ("confusion", "outcomes"):
-        for evaluation in result.get("evaluations", ()):
+    """The result without what it can do without, as far as it is too large, and with a note that says what: rows that changed,
+    the confusion of classes, figures of single classes, and at last the outcomes of single rows, without which gates have to
+    evaluate again."""
+    comparison, evaluations = result.get("comparison") or {}, result.get("evaluations", ())
+    entrants = comparison.get("entrants", ())
+    left_out: list[str] = []
+    for told, parts, name, empty in (
+        ("rows that changed", entrants, "changed", []),
+        ("confusions", evaluations, "confusion", None),
+        ("changes of single classes", entrants, "classes", []),
+        ("figures of single classes", evaluations, "classes", []),
+        ("answers to single rows", evaluations, "outcomes", None),
+    ):
+        for part in parts:
             if len(msgspec.json.encode(result)) <= _MOST_BYTES:
-                return result
-            evaluation[name] = None
+                break
+            if part.get(name):
+                part[name] = empty
+                left_out.append(told)
+    if left_out and comparison:
+        note = f"Too much to keep, and left out of some versions: {', '.join(dict.fromkeys(left_out))}."
+        comparison["notes"] = [*comparison.get("notes", ()), note]
     return result

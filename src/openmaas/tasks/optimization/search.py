@@ -158,7 +158,8 @@ class Search:
 
     def _not_begun(self, candidate: Candidate, left: float) -> str:
         if candidate.after and not any(one.fits and one.label == candidate.after for one in self.trials):
-            return f"Not tried: {candidate.after} alone is not good enough."
+            lost = any(_lost(one) and one.label == candidate.after for one in self.trials)
+            return f"Not tried: {candidate.after} alone {'is not good enough' if lost else 'was not made'}."
         if candidate.instead and not any(_lost(one) and one.label == candidate.instead for one in self.trials):
             return f"Not tried: it is for where {candidate.instead} is too much."
         expected = self._bench.expected_seconds(candidate)

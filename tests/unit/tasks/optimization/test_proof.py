@@ -107,7 +107,7 @@ def test_few_rows_that_prove_little_do_not_hide_what_was_found() -> None:
     told = recommend_by_value(compared((0.005, 0.02, 10_000), (0.03, 0.05, 5_000), (0.0, 0.02, 50_000)), 0.01)
     assert told.recommended == "net:2"
     assert "10.00 times as good" in told.why
-    assert "do not rule out a loss of 2.00%" in told.why
+    assert "do not rule out a loss of 2 points" in told.why
     assert recommend_by_value(compared((0.03, 0.05, 5_000)), 0.01).recommended == "net:1"
     assert recommend_by_value(compared((0.0, 0.02, 200_000)), 0.01).recommended == "net:1"
 

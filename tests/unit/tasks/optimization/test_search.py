@@ -134,6 +134,13 @@ def test_it_never_takes_longer_than_it_may(seconds: float) -> None:
     skipped = [one for one in search.trials if one.reason.startswith("Not tried: it would take")]
     assert skipped
     assert not {one.label for one in skipped} & set(bench.made)
+    lost = {one.label for one in search.trials if one.reason.startswith("It loses")}
+    for one in search.trials:
+        before = one.candidate.after
+        if "alone is not good enough" in one.reason:
+            assert before in lost
+        if "alone was not made" in one.reason:
+            assert before not in lost
 
 
 def test_a_step_that_takes_longer_than_expected_is_ended() -> None:
