@@ -14,10 +14,12 @@ _ANSI = {"head": "2", "name": "1;36", "good": "32", "busy": "33", "bad": "31", "
 _GAP = 3  # columns between two columns of a table
 _NARROWEST = 6  # that a column is cut to
 _HIDDEN = {number: "␛" if number == 27 else None for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
+_HIDDEN |= dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))  # what turns the direction of the text around
+_ONE_LINE = str.maketrans("\n\t", "  ")
 
 
 def harmless(text: str) -> str:
-    """Without control characters: shown or left out, never obeyed by a terminal."""
+    """Without control characters and turns of direction: shown or left out, never obeyed by a terminal."""
     return text.translate(_HIDDEN)
 
 
@@ -59,6 +61,12 @@ class Styled:
 Line = str | Styled
 
 
+def _one_line(cell: Line) -> Styled:
+    """A row of a table is one line whatever its cells say."""
+    pieces = cell.pieces if isinstance(cell, Styled) else [(cell, "")]
+    return Styled(*((text.translate(_ONE_LINE), style) for text, style in pieces))
+
+
 def _coloured(text: str, style: str) -> str:
     return f"\x1b[{_ANSI[style]}m{text}\x1b[0m" if style and text else text
 
@@ -77,7 +85,7 @@ class Table:
         self._rows: list[list[Styled]] = []
 
     def add_row(self, *row: Line) -> None:
-        self._rows.append([cell if isinstance(cell, Styled) else Styled(cell) for cell in row])
+        self._rows.append([_one_line(cell) for cell in row])
 
     def lines(self, width: int | None = None) -> list[Styled]:
         """The table at most `width` columns wide, or as wide as it is."""

@@ -141,7 +141,8 @@ def _quality(rules: Rules, held: Held) -> _Figure:
     low = find_metric(rules.metric).higher
     counted, side = (found.low, "lower") if low else (found.high, "upper")
     between = " to ".join(_number(rules.metric, bound) for bound in (found.low, found.high))
-    words = f"{rules.metric} {_number(rules.metric, found.value)} (95%: {between}; the {side} bound counts)"
+    value, rows = _number(rules.metric, found.value), measured.evaluation.rows
+    words = f"{rules.metric} {value} (95%: {between}; the {side} bound counts), over {rows:,} rows"
     return found, counted, words
 
 

@@ -66,3 +66,11 @@ def test_no_control_character_reaches_the_terminal(control: str) -> None:
     shown = Styled(f"one{control}two\n\t", (control, "bad")).render(colour=False)
     assert shown.isprintable() or shown.replace("\n", "").replace("\t", "").isprintable()
     assert "one" in shown and "two\n\t" in shown
+
+
+def test_a_row_is_one_line_and_reads_from_left_to_right() -> None:
+    table = Table("CLASS", "ROWS")
+    table.add_row("a\nb\u202e\u2066c\t", Styled(("1\n", "good")))
+    lines = [line.render(False) for line in table.lines()]
+    assert len(lines) == 2
+    assert lines[1].split() == ["a", "bc", "1"]
