@@ -155,12 +155,16 @@ def test_without_an_evaluation_set_answers_are_compared(parent: str, optimized: 
         ({"recipe": STATIC, "data": "train:1", "evaluation": "train:1"}, "is the training set and the evaluation set"),
         ({"recipe": STATIC, "data": "train:1", "evaluation": "test:1", "metric": "rmse"}, "no metric of classification"),
         ({"recipe": {"steps": [{"merge": {"versions": ["digits:9"]}}]}}, "digits:9"),
+        ({"recipe": STATIC, "data": "holes:1"}, "1 of 30 rows of holes:1 have NaN or Infinity in 'pixels'; the first is row 4"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_work(
     parent: str, registry: Registry, optimized: Optimize, tmp_path: Path, arguments: dict[str, Any], told: str
 ) -> None:
     registry.datasets["wide:1"] = (npz(tmp_path / "wide", pixels=np.zeros((30, 65), np.float32)), tmp_path / "wide")
+    holes = np.zeros((30, 64), np.float32)
+    holes[4, 5] = np.nan
+    registry.datasets["holes:1"] = (npz(tmp_path / "holes", pixels=holes), tmp_path / "holes")
     with pytest.raises(OpenMaaSError, match=told):
         optimized(parent, **arguments)
     assert list(registry.versions) == [parent]

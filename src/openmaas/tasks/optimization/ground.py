@@ -76,6 +76,7 @@ def lay(job: Job, arguments: OptimizeArguments, manifest: Manifest, folder: Path
         found, files = job.dataset(arguments.data)
         data = (arguments.data, found)
         training = bind(manifest, folder, found, files)
+        _require_finite(training, arguments)
     if arguments.evaluation:
         job.progress("reading the evaluation set")
         found, files = job.dataset(arguments.evaluation)
@@ -88,6 +89,22 @@ def lay(job: Job, arguments: OptimizeArguments, manifest: Manifest, folder: Path
         job=job, arguments=arguments, manifest=manifest, folder=folder, inputs=inputs, data=data, evaluation=evaluation,
         training=training, rows=rows, files=files,
     )  # fmt: skip
+
+
+def _require_finite(training: Examples, arguments: OptimizeArguments) -> None:
+    """What a recipe trains or calibrates on. A search has recipes that need no data, for models that know missing values."""
+    recipe = arguments.steps
+    if recipe is None or not recipe.needs_data:
+        return
+    for name, array in training.inputs.items():
+        if array.dtype.kind == "f" and not (finite := np.isfinite(array).reshape(len(array), -1).all(1)).all():
+            first = int(np.flatnonzero(~finite)[0])
+            raise InvalidInput(
+                f"{int((~finite).sum())} of {len(array)} rows of {arguments.data} have NaN or Infinity in {name!r}; the first "
+                f"is row {int(training.index[first])}. Nothing is trained or calibrated on these.",
+                code="data_not_finite",
+                next_step="Push the dataset without those rows, or with numbers in their place.",
+            )
 
 
 def _require_something(training: Examples | None, evaluation: Examples, arguments: OptimizeArguments) -> None:
