@@ -104,7 +104,12 @@ def test_the_whole_story(world: World) -> None:
     assert [line for line in tree.splitlines() if "digits:2" in line or "digits:3" in line]
     assert_lineage(world, "digits:2", seed=11, data="digits-train:1")
 
-    server.run("deploy", "digits:2", "--as", "served")
+    server.run("gate", "set", "digits", "--deployment", "served", "--max-loss", "2%", "--baseline", "digits:1")
+    kept = server.run("deploy", "digits:2", "--as", "served", check=False)
+    assert kept.returncode == 1
+    assert "accuracy lost" in kept.stdout + kept.stderr
+    assert server.replicas("served") == []
+    server.run("deploy", "digits:2", "--as", "served", "--force", "--reason", "to see what it answers")
     assert_served_as_evaluated(world, "served", "digits:2")
     assert newest(world, "digits:2").metrics["accuracy"].value < newest(world, "digits:1").metrics["accuracy"].value - 0.05
     world.server.run("undeploy", "served")

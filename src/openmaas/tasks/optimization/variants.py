@@ -70,9 +70,9 @@ def build(
         if not mixes and error.code != "padding_not_proved":
             raise
     if mixes:
-        target = msgspec.structs.replace(target, batchable=False)
+        target = msgspec.structs.replace(target, batchable=False)  # and so without padding, which is for rows of one batch
         expected = answering.once(target, piece.folder, inputs)
-        return _build(job, name, recipe, piece, target, parent, inputs, expected, folder, padding=True)
+        return _build(job, name, recipe, piece, target, parent, inputs, expected, folder, padding=False)
     told = "Requests of different lengths do not share a batch: an answer depends on what shares its batch."
     piece = replace(piece, notes=(*piece.notes, told))
     return _build(job, name, recipe, piece, target, parent, inputs, expected, folder, padding=False)
