@@ -237,5 +237,35 @@ def test_a_search_registers_what_it_recommends_and_tells_all_that_it_tried(
     assert best["loss"]["value"] <= 0.05
     recipe = json.loads(registry.recipes[result["version"]])
     assert recipe["held_out"] == pytest.approx(0.2)
+    assert not any(note.startswith("Variants were chosen by") for note in comparison["notes"])
     assert {one["version"] for one in result["evaluations"]} == {parent, *result["versions"]}
     assert result["seconds"] < 45
+
+
+@pytest.mark.slow
+def test_a_search_without_a_training_set_says_that_it_chose_by_the_evaluation_set(
+    parent: str, registry: Registry, optimized: Optimize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = automatic.portfolio
+
+    def few(*arguments: Any) -> list[Any]:
+        return [one for one in whole(*arguments) if one.label.startswith("quantize weights") and "openvino" not in one.label]
+
+    monkeypatch.setattr(automatic, "portfolio", few)
+    monkeypatch.setattr(automatic, "_FINAL", 3.0)
+    monkeypatch.setattr(automatic, "_CHOOSING", 6.0)
+    result = optimized(parent, auto=True, evaluation="test:1", target="size", max_loss=0.05, seconds=25.0)
+    assert any(note.startswith("Variants were chosen by test:1") for note in result["comparison"]["notes"])
+    assert result["versions"]
+    assert "held_out" not in json.loads(registry.recipes[result["versions"][0]])
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_rows_that_are_trained_on_prove_nothing_whatever_they_are_called(
+    parent: str, registry: Registry, optimized: Optimize, auto: bool
+) -> None:
+    registry.datasets["again:3"] = registry.datasets["train:1"]
+    asked = {"auto": True} if auto else {"recipe": STATIC}
+    with pytest.raises(InvalidInput, match="train:1, which is again:3 by another name, is the training set and the evaluation"):
+        optimized(parent, data="train:1", evaluation="again:3", **asked)
+    assert set(registry.versions) == {parent}

@@ -23,7 +23,7 @@ from openmaas.tasks.evaluate import answers_of
 from openmaas.tasks.examples import Examples
 from openmaas.tasks.optimization.answering import Answering, plain_choice, target_of
 from openmaas.tasks.optimization.base import Piece
-from openmaas.tasks.optimization.ground import Ground, Measured, measure, renamed
+from openmaas.tasks.optimization.ground import Ground, Measured, measure, renamed, unlabelled
 from openmaas.tasks.optimization.portfolio import Candidate, Traits, portfolio, traits_of
 from openmaas.tasks.optimization.quality import HELD_OUT, Judge, split
 from openmaas.tasks.optimization.results import result_of
@@ -49,6 +49,8 @@ def search(ground: Ground, answering: Answering) -> dict[str, Any]:
     """The job's result. Raises Refused or InvalidInput for a version that nothing can be made of."""
     job, arguments = ground.job, ground.arguments
     fitted, held = _data(ground)
+    if ground.evaluation is None and fitted is not None:
+        ground = replace(ground, rows=unlabelled(held, ground.manifest, ground.inputs))
     labels = fitted is not None and fitted.truth is not None
     traits = traits_of(ground.manifest, ground.folder, fitted.rows if fitted is not None else 0, labels)
     candidates = portfolio(traits, arguments.target, arguments.seed)
@@ -69,9 +71,10 @@ def search(ground: Ground, answering: Answering) -> dict[str, Any]:
         measured = measure(ground, variants, seconds=timing, choosing=choosing, deadline=deadline)
     for one in finalists:
         one.reason = one.reason or _why_not(ground, measured, bench.name(one))
-    measured, made = _registered(ground, measured, variants, HELD_OUT if fitted is not held else 0.0)
+    apart = fitted is not None and fitted is not held
+    measured, made = _registered(ground, measured, variants, HELD_OUT if apart else 0.0)
     names = {name: one.reference for name, one in made.items()}
-    measured = _with_tried(measured, found.trials, bench, names)
+    measured = _with_tried(measured, found.trials, bench, names, apart)
     comparison = measured.comparison
     recommended = comparison.recommended if comparison.recommended in names.values() else ""
     job.log(comparison.why)
@@ -275,8 +278,8 @@ def recommend_by_value(comparison: VersionComparison, max_loss: float) -> Versio
     return msgspec.structs.replace(comparison, recommended=best.version, why=why)
 
 
-def _with_tried(measured: Measured, trials: Sequence[Trial], bench: _Bench, names: dict[str, str]) -> Measured:
-    """With those that were timed in the search's own run and came no further."""
+def _with_tried(measured: Measured, trials: Sequence[Trial], bench: _Bench, names: dict[str, str], apart: bool) -> Measured:
+    """With those that were timed in the search's own run and came no further. apart: rows were held out to choose by."""
     comparison = measured.comparison
     there = {one.version for one in comparison.entrants}
     baseline = comparison.entrants[0]
@@ -287,13 +290,19 @@ def _with_tried(measured: Measured, trials: Sequence[Trial], bench: _Bench, name
             continue
         entrant = Entrant(version=name, label=trial.label, figures=trial.figures, loss=trial.loss, registered=False)
         more.append(msgspec.structs.replace(entrant, dominated=dominated(entrant, baseline)))
-    if not more:
-        return measured
-    note = (
-        f"{len(more)} variants that came no further were timed in a run of their own beside the parent, and their loss is that "
-        "on rows of the training set that nothing was trained on."
-    )
-    comparison = msgspec.structs.replace(comparison, entrants=(*comparison.entrants, *more), notes=(*comparison.notes, note))
+    notes = []
+    if not apart and trials:
+        notes.append(
+            f"Variants were chosen by {comparison.dataset or 'the sample'}, on which their loss is told too, so that the best "
+            "may lose more than it seems: a training set of its own (--data) to choose by tells better."
+        )
+    if more:
+        rows = "rows of the training set that nothing was trained on" if apart else "the rows that variants were chosen by"
+        notes.append(
+            f"{len(more)} variants that came no further were timed in a run of their own beside the parent, and their loss is "
+            f"that on {rows}."
+        )
+    comparison = msgspec.structs.replace(comparison, entrants=(*comparison.entrants, *more), notes=(*comparison.notes, *notes))
     return replace(measured, comparison=comparison)
 
 

@@ -81,9 +81,11 @@ def lay(job: Job, arguments: OptimizeArguments, manifest: Manifest, folder: Path
         job.progress("reading the evaluation set")
         found, files = job.dataset(arguments.evaluation)
         evaluation = (arguments.evaluation, found)
+        _require_another(data, evaluation)
         rows = bind(manifest, folder, found, files, rows=MOST_ROWS, seed=arguments.seed)
-        _require_something(training, rows, arguments)
-    rows = rows or _unlabelled(training, manifest, inputs)
+        if not rows.rows:
+            raise InvalidInput(f"{arguments.evaluation} has no rows.", code="no_rows")
+    rows = rows or unlabelled(training, manifest, inputs)
     _check_metric(arguments.metric, rows.task)
     return Ground(
         job=job, arguments=arguments, manifest=manifest, folder=folder, inputs=inputs, data=data, evaluation=evaluation,
@@ -107,16 +109,15 @@ def _require_finite(training: Examples, arguments: OptimizeArguments) -> None:
             )
 
 
-def _require_something(training: Examples | None, evaluation: Examples, arguments: OptimizeArguments) -> None:
+def _require_another(data: tuple[str, DatasetManifest] | None, evaluation: tuple[str, DatasetManifest]) -> None:
     """The same rows in both would make every variant look as good as it was trained to be."""
-    if training is not None and arguments.data == arguments.evaluation and not arguments.auto:
+    if data is not None and data[1].digest == evaluation[1].digest:
+        both = data[0] if data[0] == evaluation[0] else f"{data[0]}, which is {evaluation[0]} by another name,"
         raise InvalidInput(
-            f"{arguments.data} is the training set and the evaluation set: what was trained on shows nothing of quality.",
+            f"{both} is the training set and the evaluation set: what was trained on shows nothing of quality.",
             code="same_data",
             next_step="Give another set to --eval.",
         )
-    if not evaluation.rows:
-        raise InvalidInput(f"{arguments.evaluation} has no rows.", code="no_rows")
 
 
 def _check_metric(metric: str, task: str) -> None:
@@ -131,7 +132,8 @@ def _check_metric(metric: str, task: str) -> None:
         )
 
 
-def _unlabelled(training: Examples | None, manifest: Manifest, inputs: Arrays) -> Examples:
+def unlabelled(training: Examples | None, manifest: Manifest, inputs: Arrays) -> Examples:
+    """Rows on which answers alone are compared: of these examples, else the sample."""
     if training is None:
         count = len(next(iter(inputs.values())))
         index = np.arange(count, dtype=np.int64)

@@ -256,7 +256,9 @@ def _no_counterpart(node: Any, reason: str = "") -> Refused:
             next_step="Put the step that trains before quantize, or take the version that was quantised.",
         )
     step = "Use passes that do not train: quantize, fuse, cast, or prune without epochs."
-    if node.domain == "com.microsoft":
+    if "TreeEnsemble" in node.op_type:
+        step = "Trees are not trained here; prune the last of them: prune: {method: trees}."
+    elif node.domain == "com.microsoft":
         step = "Put the step that trains before the one that fuses, or use passes that do not train."
     return Refused(
         f"Node {node.name!r} ({kind}) has no counterpart in torch here{': ' * bool(reason) + reason}.",
