@@ -299,8 +299,10 @@ def _dataset_manifest(examined: ExaminedDataset, files: Sequence[FileEntry]) -> 
 
 
 def _survives(manifest: Manifest | DatasetManifest) -> bool:
-    """Whether the canonical form says the same when it is read again: JSON knows no infinity."""
+    """Whether the canonical form says the same when it is read again: JSON knows no infinity, and what processes tell each other
+    no number beyond 64 bits."""
     try:
+        msgspec.msgpack.encode(manifest)
         return msgspec.json.decode(manifest.canonical(), type=type(manifest)).digest == manifest.digest
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, OverflowError):
         return False

@@ -264,6 +264,8 @@ def check_arguments(kind: str, arguments: dict[str, Any]) -> Arguments:
     if kind not in KINDS:
         raise InvalidInput(f"{kind[:40]!r} is not a kind of job; there are {', '.join(KINDS)}.", code="unknown_kind")
     try:
-        return msgspec.convert(arguments, KINDS[kind])
-    except msgspec.ValidationError as error:
+        asked = msgspec.convert(arguments, KINDS[kind])
+        msgspec.msgpack.encode(asked)  # as the supervisor is told of it, together with all else that runs
+    except (msgspec.ValidationError, OverflowError) as error:
         raise InvalidInput(f"The arguments of a {kind} job: {error}.", code="invalid_arguments") from None
+    return asked

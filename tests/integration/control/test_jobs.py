@@ -374,6 +374,8 @@ async def test_the_version_is_pinned_and_kept(world: World) -> None:
         ("dummy", {"version": "digits"}, NotFound),
         ("convert", {"version": "digits:1", "to": "fortran"}, InvalidInput),
         ("measure", {}, InvalidInput),
+        ("parity", {"version": "digits:1", "data": {"x": [10**30]}}, InvalidInput),
+        ("dummy", {"lines": 2**70}, InvalidInput),
         ("evaluate", {"version": "digits:1", "data": ""}, InvalidInput),
         ("evaluate", {"version": "digits:1", "data": "d", "rows": -5}, InvalidInput),
         ("evaluate", {"version": "digits:1", "data": "d", "rows": 10**400}, InvalidInput),
