@@ -299,7 +299,7 @@ def _dataset_manifest(examined: ExaminedDataset, files: Sequence[FileEntry]) -> 
 
 
 def _survives(manifest: Manifest | DatasetManifest) -> bool:
-    """Whether the canonical form says the same when it is read again: JSON knows no infinity, and what processes tell each other
+    """Whether the canonical form says the same when it is read again: JSON knows no infinity, and what processes tell others
     no number beyond 64 bits."""
     try:
         msgspec.msgpack.encode(manifest)
