@@ -63,7 +63,7 @@ def test_the_whole_story(world: World) -> None:
     again = server.run("data", "push", str(world.folder / "digits-test.npz"), "--name", "digits-test")
     assert "digits-test:1 is exactly this already" in again.stdout
 
-    told = server.run("evaluate", "digits", "--data", "digits-test", "--seconds", "1")
+    told = server.run("evaluate", "digits", "--data", "digits-test", "--seconds", "1", timeout=240)
     assert "digits:1 on digits-test:1, 597 rows, by onnxruntime" in told.stdout
     measured = newest(world, "digits:1")
     assert_as_scikit_learn_says(measured, world)
@@ -75,7 +75,7 @@ def test_the_whole_story(world: World) -> None:
     assert (shown["manifest"]["entry"], shown["parent"]) == ("model.onnx.xz", "digits:1")
 
     words = ("compare", "digits:1", "digits:2", "digits:3", "--data", "digits-test", "--seconds", "2", "--report", str(report))
-    compared = server.run(*words).stdout
+    compared = server.run(*words, timeout=240).stdout  # another server may be measuring
     assert "affine" in compared
     page = Page()
     page.feed(report.read_text())
