@@ -15,6 +15,7 @@ from benchmarks.compression.report import Made, Report, Result
 from benchmarks.compression.subject import SUBJECTS, Subject
 
 TARGETS = ("size", "throughput")
+FORCED = "openvino:bf16"
 
 
 def run(subjects: list[Subject], seconds: float, console: Console, report: Report) -> Report:
@@ -52,7 +53,7 @@ def _compress(subject: Subject, commands: Commands, seconds: float, console: Con
     commands.wait_for_jobs()
     result = Result(subject=name, title=subject.title, said=subject.prepare(), batch=subject.batch, seconds=seconds)
     for recipe in subject.recipes:
-        result.made.append(_make(subject, commands, recipe.stem, "--recipe", recipe))
+        result.made.append(_make(subject, commands, recipe.stem, "--recipe", recipe, "--seconds", "5"))
         console.print(f"  {result.made[-1]}")
     for target in TARGETS:
         arguments = ("--auto", "--target", target, "--max-loss", subject.max_loss, "--seconds", str(seconds))
@@ -86,13 +87,14 @@ def _make(subject: Subject, commands: Commands, label: str, *arguments: str | Pa
 
 def _side_by_side(subject: Subject, commands: Commands, result: Result, console: Console) -> None:
     """All versions once more in one alternating run, the version that was pushed first; figures are compared in here only."""
-    versions = list(dict.fromkeys(one.version for one in result.made if one.version and one.version != f"{subject.name}:1"))
+    plain = f"{subject.name}:1"
+    versions = list(dict.fromkeys(one.version for one in result.made if one.version and one.version != plain))
+    forced = [one.version for one in result.made if one.label in subject.forced and one.version]
     console.print(f"  side by side: {', '.join(versions)}")
+    engines = ["onnxruntime", "", *("" for _ in versions), *(FORCED for _ in forced)]
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.html"
-        plain = f"{subject.name}:1"
         job = commands.json(
-            "compare", plain, plain, *versions, "--engines", ",".join(["onnxruntime", "", *("" for _ in versions)]),
-            "--data", f"{subject.name}-test", "--report", report,
+            "compare", plain, plain, *versions, *forced, "--engines", ",".join(engines), "--data", f"{subject.name}-test",
+            "--report", Path(folder) / "report.html",
         )  # fmt: skip
     result.comparison = job["result"]["comparison"]

@@ -267,5 +267,5 @@ def check_arguments(kind: str, arguments: dict[str, Any]) -> Arguments:
         asked = msgspec.convert(arguments, KINDS[kind])
         msgspec.msgpack.encode(asked)  # as the supervisor is told of it, together with all else that runs
     except (msgspec.ValidationError, OverflowError) as error:
-        raise InvalidInput(f"The arguments of a {kind} job: {error}.", code="invalid_arguments") from None
+        raise InvalidInput(f"The arguments of the job {kind}: {error}.", code="invalid_arguments") from None
     return asked

@@ -150,7 +150,7 @@ class Origin:
 def recipe_text(variant: Variant, origin: Origin, loss: Estimate | None) -> str:
     """How the variant was made, as JSON for `recipe` of a push: enough to make it again."""
     made: dict[str, Any] = {
-        "optimize": variant.recipe.to_plain(),
+        "optimize": variant.recipe.to_plain(whole=True),
         "parent": origin.version,
         "seed": variant.recipe.seed,
         "data": _dataset(origin.data),
