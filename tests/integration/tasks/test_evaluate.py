@@ -30,6 +30,7 @@ Evaluate = Callable[..., Evaluation]
 @pytest.fixture
 def evaluated(job: Callable[..., FakeJob]) -> Evaluate:
     """`evaluated(reference, dataset, folder, **arguments)`; the result has been JSON, as control gets it."""
+
     def run(reference: str, manifest: DatasetManifest, folder: Path, **arguments: Any) -> Evaluation:
         running = job("evaluate", version=reference, data="rows:1", **{"seconds": 0.3, **arguments})
         running.dataset = lambda _: (manifest, folder)  # type: ignore[attr-defined]
