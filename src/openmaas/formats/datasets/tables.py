@@ -20,11 +20,11 @@ _DELIMITERS = ",;\t"
 
 def read_csv(path: Path, budget: Budget) -> Columns:
     """A line of column names and rows of equal length. Raises InvalidInput that names the line, TooLarge."""
+    before = csv.field_size_limit(_MAX_LINE)  # of the whole process, where others rely on it
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline(_MAX_LINE)
             file.seek(0)
-            csv.field_size_limit(_MAX_LINE)
             rows = csv.reader(file, delimiter=max(_DELIMITERS, key=first.count), strict=True)
             header = [name.strip() for name in next(rows, [])]
             notes = _check_header(header)
@@ -41,6 +41,8 @@ def read_csv(path: Path, budget: Budget) -> Columns:
         raise invalid(f"The table is not UTF-8 text: {error.reason} at byte {error.start}.") from None
     except csv.Error as error:
         raise invalid(f"The table cannot be read: {error}.") from None
+    finally:
+        csv.field_size_limit(before)
     return Columns({name: parse_column(column) for name, column in zip(header, columns, strict=True) if name}, notes)
 
 
