@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from openmaas.core.errors import InvalidInput, OpenMaaSError, Refused
 from openmaas.core.evaluations import Evaluation, VersionComparison
+from openmaas.core.recipes import read_recipe
 from openmaas.formats.sample import read_sample, split_expected
 from openmaas.tasks import optimize
 from openmaas.tasks.base import Job
@@ -106,7 +107,9 @@ def test_a_recipe_makes_a_version_with_proof_and_lineage(parent: str, registry: 
     assert not np.array_equal(theirs["scores"], expected["scores"]), "its own answers, not its parent's"
 
     recipe = json.loads(registry.recipes["digits:2"])
-    assert recipe["optimize"] == {"seed": 5, "steps": [{"quantize": {"method": "static", "samples": 64}}, {"compress": {}}]}
+    asked = {"seed": 5, "steps": [{"quantize": {"method": "static", "samples": 64}}, {"compress": {}}]}
+    assert read_recipe(recipe["optimize"]) == read_recipe(asked)
+    assert recipe["optimize"]["steps"][0]["quantize"]["calibration"] == "min-max", "also what was left to its default"
     assert recipe["data"] == {"version": "train:1", "digest": registry.datasets["train:1"][0].digest}
     assert recipe["evaluation"]["version"] == "test:1"
     assert "onnxruntime" in recipe["libraries"]

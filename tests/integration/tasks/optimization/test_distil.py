@@ -78,7 +78,7 @@ def test_a_student_learns_from_trees_alone(tmp_path: Path) -> None:
     sources = {"forest:1": version(model, tmp_path / "forest")}
     made = distil.run(
         piece_of(model, tmp_path / "a"),
-        Distil(teacher="forest:1", shrink=1, mix=1, temperature=2, epochs=60, learning_rate=1e-2),
+        Distil(teacher="forest:1", shrink=1, fresh=True, mix=1, temperature=2, epochs=60, learning_rate=1e-2),
         bench(tmp_path, sources, training=examples, teacher=lambda reference: teacher),
     )
     assert _accuracy(made.path) > 0.8 > _accuracy(tmp_path / "a" / "model.onnx")
@@ -138,7 +138,7 @@ def test_numbers_are_learnt_from_teacher_and_truth(tmp_path: Path) -> None:
     examples = replace(_examples(), truth=y.astype(np.float64), task="regression", classes=())
     made = distil.run(
         piece_of(model, tmp_path / "a"),
-        Distil(mix=0.5, shrink=1, epochs=80, learning_rate=3e-2),
+        Distil(mix=0.5, shrink=1, fresh=True, epochs=80, learning_rate=3e-2),
         bench(tmp_path, training=examples, teacher=lambda reference: lambda inputs: {"scores": y[:, None].astype(np.float32)}),
     )
     error = run(made.path, {"x": x})["scores"].ravel() - y
@@ -152,7 +152,7 @@ def test_vectors_turn_towards_the_teachers(tmp_path: Path) -> None:
     manifest = msgspec.structs.replace(piece.manifest, processing=Processing(output=Embedding(output="scores")))
     made = distil.run(
         replace(piece, manifest=manifest),
-        Distil(mix=1, shrink=1, epochs=40, learning_rate=1e-2),
+        Distil(mix=1, shrink=1, fresh=True, epochs=40, learning_rate=1e-2),
         bench(tmp_path, training=examples, teacher=lambda reference: lambda inputs: run(target, inputs)),
     )
     x = _digits()[0]
