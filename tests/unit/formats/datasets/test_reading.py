@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import sys
 import zipfile
@@ -250,3 +251,10 @@ def test_reading_keeps_to_its_limit(tmp_path: Path) -> None:
     write_npz(tmp_path, x=X)
     with pytest.raises(TooLarge, match="more than 8 bytes"):
         read_dataset(manifest_of(tmp_path), tmp_path, limit=8)
+
+
+def test_what_the_process_allows_of_a_csv_field_stays_as_it_was(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    write_csv(tmp_path, "a,label", "1,0", "2,1")
+    read(tmp_path)
+    assert csv.field_size_limit() == before
