@@ -58,7 +58,7 @@ SUBJECTS = {
     subject.name: subject
     for subject in (
         Subject("digits", "digits, a CNN of 52,138 parameters", "1%"),
-        Subject("minilm", "all-MiniLM-L6-v2", "1.5%", batch=8, forced=("smoothed-int8", "no-padding", "openvino-int8-exact")),
+        Subject("minilm", "all-MiniLM-L6-v2", "1.5%", batch=8, forced=("smoothed-int8", "no-padding")),
         Subject("cancer", "breast cancer, 300 boosted trees", "1%"),
     )
 }

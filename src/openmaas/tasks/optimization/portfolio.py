@@ -33,6 +33,7 @@ _ROW_VISITS: Final = 40_000
 """Rows times epochs that training in a search is given."""
 
 _EPOCHS: Final = (4, 40)
+_PATIENCE: Final = 2.5  # epochs of distillation for one of other training
 _SMOOTH: Final = 0.6
 _INPUTS_GROUP: Final = 128  # a divisor of the widths that encoders have; OpenVINO computes others in float
 _CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
@@ -251,7 +252,8 @@ def _shrinking(traits: Traits, epochs: int) -> Iterator[tuple[str, Knob, list[Pa
         steps: list[Pass] = [Prune(method="channels", amount=amount, epochs=epochs) for amount in amounts]
         yield "channels", Knob(step=0, field="amount", least=0.1, most=0.97), steps
         mix = 0.9 if traits.labels else 1.0
-        steps = [Distil(shrink=share, epochs=epochs, mix=mix) for share in (0.5, 0.25)]
+        # A teacher's answers are not learnt by heart as soon as labels are, and a small student needs them for longer.
+        steps = [Distil(shrink=share, epochs=round(_PATIENCE * epochs), mix=mix) for share in (0.5, 0.25)]
         yield "distil", Knob(step=0, field="shrink", least=-0.9, most=-0.03, reverse=True), steps
     if traits.linear:
         steps = [LowRank(energy=share, epochs=epochs) for share in (0.95, 0.85)]
