@@ -13,6 +13,8 @@ from benchmarks.compression.report import Report, Result, Row
 from benchmarks.places import RESULTS
 from benchmarks.serving.plot import FAINT, INK, OURS, THEIRS
 
+_TICKS = (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60)
+
 
 def draw(report: Report) -> None:
     """Write a picture for each model beside the JSON of the report."""
@@ -38,15 +40,20 @@ def _draw(report: Report, result: Result, rows: list[Row]) -> None:
 def _scatter(axis: Axes, rows: list[Row], values: list[float], title: str) -> None:
     axis.set_xscale("log")
     axis.axhline(0, color=FAINT, linewidth=0.6)
-    for number, (row, value) in enumerate(zip(rows, values, strict=True)):
+    placed: list[tuple[float, float]] = []
+    for row, value in sorted(zip(rows, values, strict=True), key=lambda pair: pair[1]):
         assert row.loss is not None
-        found = row.label.startswith("auto") or "= auto" in row.label
-        colour = OURS if found else THEIRS
+        colour = OURS if "auto" in row.label else THEIRS
         high = max(0.0, (row.loss_high or row.loss) - row.loss) * 100
         axis.errorbar(value, row.loss * 100, yerr=[[0], [high]], fmt="o", color=colour, alpha=0.35 if row.dominated else 1.0)
-        side = 6 if number % 2 else -11
-        axis.annotate(row.label, (value, row.loss * 100), xytext=(5, side), textcoords="offset points", size=7.5, color=colour)
+        near = sum(1 for other, loss in placed if value / other < 1.6 and abs(loss - row.loss) < 0.003)
+        placed.append((value, row.loss))
+        place = (5, 5 + 10 * (near % 6))
+        ink = OURS if colour == OURS else INK
+        axis.annotate(row.label, (value, row.loss * 100), xytext=place, textcoords="offset points", size=7.5, color=ink)
     axis.set_title(title, loc="left", size=10, weight="bold")
     axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(x=0.18, y=0.12)
+    axis.set_xticks([tick for tick in _TICKS if min(values) / 1.3 <= tick <= max(values) * 1.3])
     axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())

@@ -86,7 +86,7 @@ class Result:
         told = entrant["metrics"].get(metric)
         loss, agreement = entrant.get("loss") or {}, entrant.get("agreement") or {}
         return Row(
-            label=" = ".join(labels.get(entrant["version"], ["as pushed"])),
+            label="as pushed" if entrant["version"] == first["version"] else " = ".join(labels.get(entrant["version"], ["–"])),
             version=entrant["version"],
             engine=":".join(filter(None, (choice["engine"], choice.get("precision", "")))),
             size=figures["size"],
