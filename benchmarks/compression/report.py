@@ -83,10 +83,12 @@ class Result:
         figures, metric = entrant["figures"], self.comparison["metric"] if self.comparison else ""
         speed, before = _at(figures, self.batch), _at(first["figures"], self.batch)
         choice = figures["choice"]
+        version, _, suffix = entrant["version"].partition(" by ")  # of one that was run by an engine that was asked for
+        label = "as pushed" if version == first["version"].partition(" by ")[0] else " = ".join(labels.get(version, ["–"]))
         told = entrant["metrics"].get(metric)
         loss, agreement = entrant.get("loss") or {}, entrant.get("agreement") or {}
         return Row(
-            label="as pushed" if entrant["version"] == first["version"] else " = ".join(labels.get(entrant["version"], ["–"])),
+            label=label if not suffix else f"{label}, by {suffix}",
             version=entrant["version"],
             engine=":".join(filter(None, (choice["engine"], choice.get("precision", "")))),
             size=figures["size"],

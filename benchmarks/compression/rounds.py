@@ -74,7 +74,7 @@ def _make(subject: Subject, commands: Commands, label: str, *arguments: str | Pa
         return Made(label=label, seconds=time.perf_counter() - began, failed=str(failed))
     commands.wait_for_jobs()
     result: dict[str, Any] = job["result"]
-    comparison = result["comparison"]
+    comparison = _slim(result["comparison"])
     version = result.get("version") or comparison.get("recommended") or ""
     return Made(
         label=label,
@@ -97,4 +97,11 @@ def _side_by_side(subject: Subject, commands: Commands, result: Result, console:
             "compare", plain, plain, *versions, *forced, "--engines", ",".join(engines), "--data", f"{subject.name}-test",
             "--report", Path(folder) / "report.html",
         )  # fmt: skip
-    result.comparison = job["result"]["comparison"]
+    result.comparison = _slim(job["result"]["comparison"])
+
+
+def _slim(comparison: dict[str, Any]) -> dict[str, Any]:
+    """Without the rows that changed, which have pictures."""
+    for entrant in comparison["entrants"]:
+        entrant.pop("changed", None)
+    return comparison
