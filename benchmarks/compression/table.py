@@ -53,7 +53,7 @@ def markdown(report: Report) -> str:
             "",
             f"{result.said}.",
             "",
-            f"![Pareto front](../benchmarks/results/compression-{result.subject}.png)",
+            f"![What was kept, by size and speed](../benchmarks/results/compression-{result.subject}.png)",
             "",
         ]
         lines += [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
