@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -62,7 +62,6 @@ class Bench:
     folder: Path
     teacher: Callable[[str], Answer]
     source: Callable[[str], tuple[Manifest, Path]]
-    others: Sequence[str] = ()
 
     def progress(self, stage: str, done: float = 0.0, total: float = 0.0) -> None:
         """Tell how far the pass is. Raises Cancelled."""
