@@ -104,17 +104,20 @@ def server(home: Path) -> Iterator[None]:
     )
     for name in ("OPENMAAS_URL", "OPENMAAS_GATEWAY_URL", "OPENMAAS_API_KEY"):
         os.environ.pop(name, None)
-    # A session of its own: Ctrl-C reaches this program only, which then stops the server in order.
-    start = subprocess.Popen([OPENMAAS, "up", "--detach"], start_new_session=True, stdout=subprocess.DEVNULL)
+    start = None
     try:
+        with uninterrupted():
+            # A session of its own: Ctrl-C reaches this program only, which then stops the server in order.
+            start = subprocess.Popen([OPENMAAS, "up", "--detach"], start_new_session=True, stdout=subprocess.DEVNULL)
         if start.wait(START):
             raise openmaas.OpenMaaSError("The server did not start.", next_step="Its message is above.")
         say(f"ready: {openmaas.Client(home=home).server.gateway_url}")
         yield
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the server behind
-        start.wait(START)
-        subprocess.run([OPENMAAS, "down"], check=False, start_new_session=True, stdout=subprocess.DEVNULL)
+        if start is not None:
+            start.wait(START)
+            subprocess.run([OPENMAAS, "down"], check=False, start_new_session=True, stdout=subprocess.DEVNULL)
 
 
 def push(client: openmaas.Client, estimator: Pipeline, images: np.ndarray) -> None:
@@ -231,6 +234,20 @@ def _short_folder() -> str:
     """The system's temporary folder; /tmp where that one's path is too long for the names of sockets."""
     folder = tempfile.gettempdir()
     return folder if len(folder) <= 50 else "/tmp"
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block is over: a server that is being started must be known to whoever stops it."""
+    came: list[int] = []
+    former = {number: signal.signal(number, lambda *which: came.append(which[0])) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
