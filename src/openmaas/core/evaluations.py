@@ -76,7 +76,7 @@ class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """One version on one dataset: both exact references. metrics: by name, as core/metrics.py has them.
+    """One version on one dataset: both exact references. metrics: by name, as core/metrics has them.
 
     confusion: [true class][answered class], None beyond 100 classes. figures: None where speed was not measured.
     """

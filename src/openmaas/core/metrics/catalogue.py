@@ -1,0 +1,44 @@
+"""All metrics by name, and which of them tell of a task."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from openmaas.core.errors import InvalidInput
+from openmaas.core.metrics.classification import accuracy, balanced, macro, ratio
+from openmaas.core.metrics.metric import Metric
+from openmaas.core.metrics.regression import mae, pearson, r2, rmse, spearman
+from openmaas.core.metrics.text import mean_loss, perplexity
+
+METRICS: Final[dict[str, Metric]] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "classes", accuracy),
+        Metric("f1", "classes", macro(lambda hits, rows, given: ratio(2 * hits, rows + given))),
+        Metric("precision", "classes", macro(lambda hits, _, given: ratio(hits, given))),
+        Metric("recall", "classes", macro(lambda hits, rows, _: ratio(hits, rows))),
+        Metric("balanced_accuracy", "classes", macro(balanced)),
+        Metric("mae", "values", mae, higher=False, share=False),
+        Metric("rmse", "values", rmse, higher=False, share=False),
+        Metric("r2", "values", r2),
+        Metric("spearman", "values", spearman),
+        Metric("pearson", "values", pearson),
+        Metric("log_loss", "losses", mean_loss, higher=False, share=False),
+        Metric("perplexity", "losses", perplexity, higher=False, share=False),
+    )
+}
+
+BY_TASK: Final[dict[str, tuple[str, ...]]] = {
+    "classification": ("accuracy", "f1", "precision", "recall", "balanced_accuracy"),
+    "regression": ("rmse", "mae", "r2", "pearson", "spearman"),
+    "similarity": ("spearman", "pearson"),
+    "generation": ("perplexity",),
+}
+"""What is told of a task; the first is the usual one. Besides, log_loss of classes with probabilities."""
+
+
+def find_metric(name: str) -> Metric:
+    """Raises InvalidInput for a name that is none."""
+    if name not in METRICS:
+        raise InvalidInput(f"{name[:40]!r} is not a metric; there are {', '.join(METRICS)}.", code="unknown_metric")
+    return METRICS[name]
