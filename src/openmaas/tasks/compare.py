@@ -21,7 +21,7 @@ from openmaas.core.evaluations import Evaluation, Figures
 from openmaas.core.jobs import CompareArguments
 from openmaas.core.made import read_made
 from openmaas.core.manifest import EngineChoice, Manifest
-from openmaas.core.metrics import BY_TASK
+from openmaas.core.metrics import require_metric
 from openmaas.formats.sample import fit
 from openmaas.tasks.base import Job
 from openmaas.tasks.candidate import Failed
@@ -164,10 +164,10 @@ def _prepare(
     """Bind the rows to each version; what a person should be told of it."""
     baseline = versions[0]
     if baseline.generates:
-        _require_metric(arguments.metric, "generation" if dataset else "")
+        require_metric(arguments.metric, "generation" if dataset else "")
         return [] if dataset else ["Quality was not compared: no dataset was given."]
     if dataset is None:
-        _require_metric(arguments.metric, "")
+        require_metric(arguments.metric, "")
         _take_sample(versions)
         return []
     most = min(arguments.rows or dataset[0].rows, MOST_ROWS)
@@ -181,7 +181,7 @@ def _prepare(
     assert baseline.examples is not None
     for one in versions[1:]:
         _require_equal(baseline, one)
-    _require_metric(arguments.metric, baseline.examples.task)
+    require_metric(arguments.metric, baseline.examples.task)
     notes = list(baseline.examples.notes)
     if not arguments.rows and dataset[0].rows > most:
         notes.append(f"{most} of {dataset[0].rows} rows were drawn: at most so many are compared.")
@@ -208,17 +208,6 @@ def _require_equal(baseline: _Version, one: _Version) -> None:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(repr(name[:40]) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _require_metric(metric: str, task: str) -> None:
-    known = BY_TASK.get(task, ())
-    if metric and metric not in known:
-        told = f"{metric[:40]!r} is not among what is compared paired of {task}; there are {', '.join(known)}."
-        raise InvalidInput(
-            told if known else f"{metric[:40]!r} needs a dataset with a truth; without one, agreement is told.",
-            code="unfit_metric",
-            next_step="Leave --metric out for the usual one.",
-        )
 
 
 def _take_sample(versions: Sequence[_Version]) -> None:

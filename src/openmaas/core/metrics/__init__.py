@@ -18,7 +18,7 @@ more of the rows that got worse, for the bound on that side, and likewise of tho
 
 from __future__ import annotations
 
-from openmaas.core.metrics.catalogue import BY_TASK, METRICS, find_metric
+from openmaas.core.metrics.catalogue import BY_TASK, METRICS, find_metric, require_metric
 from openmaas.core.metrics.classification import class_figures, confusion
 from openmaas.core.metrics.differences import loss, paired_difference
 from openmaas.core.metrics.intervals import estimate
@@ -27,5 +27,5 @@ from openmaas.core.metrics.outcomes import MOST_ROWS, Answered, Kind, decode_out
 
 __all__ = [
     "BY_TASK", "METRICS", "MOST_ROWS", "Answered", "Kind", "Metric", "class_figures", "confusion", "decode_outcomes",
-    "encode_outcomes", "estimate", "find_metric", "loss", "paired_difference",
+    "encode_outcomes", "estimate", "find_metric", "loss", "paired_difference", "require_metric",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from openmaas.core.errors import InvalidInput
@@ -42,3 +43,22 @@ def find_metric(name: str) -> Metric:
     if name not in METRICS:
         raise InvalidInput(f"{name[:40]!r} is not a metric; there are {', '.join(METRICS)}.", code="unknown_metric")
     return METRICS[name]
+
+
+def require_metric(name: str, task: str, without_truth: Sequence[str] = ()) -> None:
+    """Of the figures of a task whose outcomes are kept row by row, or empty, which is the usual one.
+
+    without_truth: what is told where there is no truth. Raises InvalidInput.
+    """
+    known = BY_TASK.get(task, tuple(without_truth))
+    if not name or name in known:
+        return
+    raise InvalidInput(
+        f"{name[:40]!r} is no metric of {task}; there are {', '.join(known)}."
+        if known
+        else f"{name[:40]!r} needs a dataset with a truth; without one, agreement is told.",
+        code="unfit_metric",
+        next_step="Leave --metric out for the usual one."
+        if task in BY_TASK
+        else "Leave --metric out, or give a dataset with labels.",
+    )

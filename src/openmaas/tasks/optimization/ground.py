@@ -17,7 +17,7 @@ from openmaas.core.evaluations import Evaluation, Figures, VersionComparison
 from openmaas.core.hardware import usable_cores
 from openmaas.core.jobs import OptimizeArguments
 from openmaas.core.manifest import EngineChoice, Manifest
-from openmaas.core.metrics import BY_TASK
+from openmaas.core.metrics import require_metric
 from openmaas.tasks.base import Job
 from openmaas.tasks.candidate import Failed
 from openmaas.tasks.comparing import Arrays, require_rows, sample_of
@@ -86,7 +86,7 @@ def lay(job: Job, arguments: OptimizeArguments, manifest: Manifest, folder: Path
         if not rows.rows:
             raise InvalidInput(f"{arguments.evaluation} has no rows.", code="no_rows")
     rows = rows or unlabelled(training, manifest, inputs)
-    _check_metric(arguments.metric, rows.task)
+    require_metric(arguments.metric, rows.task, AGREEMENTS)
     return Ground(
         job=job, arguments=arguments, manifest=manifest, folder=folder, inputs=inputs, data=data, evaluation=evaluation,
         training=training, rows=rows, files=files,
@@ -117,18 +117,6 @@ def _require_another(data: tuple[str, DatasetManifest] | None, evaluation: tuple
             f"{both} is the training set and the evaluation set: what was trained on shows nothing of quality.",
             code="same_data",
             next_step="Give another set to --eval.",
-        )
-
-
-def _check_metric(metric: str, task: str) -> None:
-    known = BY_TASK.get(task, AGREEMENTS)
-    if metric and metric not in known:
-        raise InvalidInput(
-            f"{metric[:40]!r} is no metric of {task}; there are {', '.join(known)}.",
-            code="unfit_metric",
-            next_step="Leave --metric out, or give a dataset with labels."
-            if task == "agreement"
-            else "Leave --metric out for the usual one.",
         )
 
 

@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from openmaas.core.errors import InvalidInput, Refused
+from openmaas.core.errors import Refused
 from openmaas.core.evaluations import Estimate
 from openmaas.core.manifest import Manifest
-from openmaas.core.metrics import BY_TASK, Answered, loss
+from openmaas.core.metrics import BY_TASK, Answered, loss, require_metric
 from openmaas.formats.agreement import agree
 from openmaas.tasks.comparison import agreement_loss
 from openmaas.tasks.examples import Examples, rows_digest
@@ -62,12 +62,8 @@ class Judge:
         self._expected = outputs
         self.metric = ""
         if examples.task != "agreement":
+            require_metric(metric, examples.task)
             self.metric = metric or BY_TASK[examples.task][0]
-            if self.metric not in BY_TASK[examples.task]:
-                raise InvalidInput(
-                    f"{self.metric[:40]!r} is no metric of {examples.task}; there are {', '.join(BY_TASK[examples.task])}.",
-                    code="unfit_metric",
-                )
             self._before = self._answered(outputs)
 
     def loss(self, outputs: Arrays) -> Estimate:
