@@ -203,7 +203,7 @@ class _Course:
         if given is None:
             given = sample_of(subject.manifest, subject.folder)[0]
         require_rows(given)
-        return _Runner(subject, candidate, _row_turns(subject.manifest, given, seed))
+        return _Runner(subject, candidate, row_turns(subject.manifest, given, seed))
 
     def run(self) -> list[Figures | Failed]:
         for number, runner in enumerate(self._runners):
@@ -275,7 +275,7 @@ def _speed(batch: int, times: Sequence[float]) -> Speed:
     return Speed(batch=batch, p50=middle, p99=float(np.quantile(times, 0.99)), rate=batch / max(middle, 1e-9), calls=len(times))
 
 
-def _row_turns(manifest: Manifest, inputs: Arrays, seed: int) -> Turn:
+def row_turns(manifest: Manifest, inputs: Arrays, seed: int) -> Turn:
     """Each turn has rows of its own, in an order that the seed draws, the same for every subject."""
     count = len(next(iter(inputs.values())))
     order = np.random.default_rng(seed).permutation(count)
