@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,12 +22,14 @@ from openmaas.client.steps import Operation, Request, Response, Sleep, Work
 from openmaas.core.errors import Conflict, DeadlineExceeded, InvalidInput, NotFound, RequestTimeout, Unavailable
 from openmaas.core.manifest import check_path
 from openmaas.core.names import check_name
+from openmaas.core.packs import HEAD, pack
 from openmaas.core.resources import PushResult, UploadFile, UploadInfo, UploadRequest
 
 _TRANSIENT = (Unavailable, DeadlineExceeded, RequestTimeout)
 _ATTEMPTS = 6  # without any progress in between
 _EXAMINE = 3600.0  # seconds that completing may take: the server inspects and converts within its own, shorter limit
 _PIECE = 4 * 1024 * 1024
+_SMALL = 256 * 1024  # bytes of a file up to which it travels with others
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +259,8 @@ class _Sender:
         self.report = report
         self.sizes = {file.sha256: file.size for file in request.files}
         self.sent = 0
+        self._total = sum(self.sizes.values())
+        self._missing = 0
 
     def attempt(self, result: type[R]) -> Operation[R]:
         upload = yield from fetch(
@@ -265,33 +269,75 @@ class _Sender:
             ),
             UploadInfo,
         )
-        for sha256 in upload.offsets:
-            upload = yield from self._send_file(upload, sha256)
+        self._missing = sum(self.sizes[sha256] - offset for sha256, offset in upload.offsets.items())
+        small = [sha256 for sha256, offset in upload.offsets.items() if not offset and self.sizes[sha256] <= _SMALL]
+        for some in self._packs(small, upload.chunk_size):
+            yield from self._send_whole(upload, some)
+        large = upload.offsets.keys() - set(small)
+        for sha256 in (sha256 for sha256 in upload.offsets if sha256 in large):
+            yield from self._send_file(upload, sha256)
         self.report(Progress("examining"))
         return (yield from fetch(Request("POST", (*API, "uploads", upload.id, "complete"), timeout=_EXAMINE), result))
 
-    def _send_file(self, upload: UploadInfo, sha256: str) -> Operation[UploadInfo]:
-        parts = (*API, "uploads", upload.id, "files", sha256)
-        while (offset := upload.offsets.get(sha256)) is not None:
-            chunk = yield Work(partial(_read_chunk, self.sources[sha256], offset, upload.chunk_size))
-            response: Response = yield Request(
-                "PUT",
-                parts,
-                {"offset": offset},
-                headers={"content-type": "application/octet-stream"},
-                body=chunk,
-                timeout=300.0,
-            )
-            check(response)
-            upload = decode(response, UploadInfo)
-            self.sent += len(chunk)
-            self._tell(upload)
-        return upload
+    def _packs(self, small: Sequence[str], limit: int) -> Iterator[list[str]]:
+        """As many files at a time as one body takes."""
+        some: list[str] = []
+        room = limit
+        for sha256 in small:
+            size = HEAD + self.sizes[sha256]
+            if some and size > room:
+                yield some
+                some, room = [], limit
+            some.append(sha256)
+            room -= size
+        if some:
+            yield some
 
-    def _tell(self, upload: UploadInfo) -> None:
-        missing = sum(self.sizes[sha256] - offset for sha256, offset in upload.offsets.items())
-        total = sum(self.sizes.values())
-        self.report(Progress("sending", total - missing, total))
+    def _send_whole(self, upload: UploadInfo, some: Sequence[str]) -> Operation[None]:
+        if len(some) == 1:
+            yield from self._send_file(upload, some[0])
+            return
+        body = yield Work(lambda: pack((sha256, _read_whole(self.sources[sha256], self.sizes[sha256])) for sha256 in some))
+        yield from self._send(upload, (), {}, body)
+        self._count(sum(self.sizes[sha256] for sha256 in some))
+
+    def _send_file(self, upload: UploadInfo, sha256: str) -> Operation[None]:
+        offset: int | None = upload.offsets[sha256]
+        while offset is not None:
+            chunk = yield Work(partial(_read_chunk, self.sources[sha256], offset, upload.chunk_size))
+            answer = yield from self._send(upload, (sha256,), {"offset": offset}, chunk)
+            offset = answer.offsets.get(sha256)
+            self._count(len(chunk))
+
+    def _send(self, upload: UploadInfo, parts: tuple[str, ...], query: dict[str, int], body: bytes) -> Operation[UploadInfo]:
+        response: Response = yield Request(
+            "PUT",
+            (*API, "uploads", upload.id, "files", *parts),
+            query,
+            headers={"content-type": "application/octet-stream"},
+            body=body,
+            timeout=300.0,
+        )
+        check(response)
+        return decode(response, UploadInfo)
+
+    def _count(self, size: int) -> None:
+        self.sent += size
+        self._missing -= size
+        self.report(Progress("sending", self._total - self._missing, self._total))
+
+
+def _read_whole(path: Path, size: int) -> bytes:
+    content = path.read_bytes()
+    if len(content) != size:
+        raise _changed(path)
+    return content
+
+
+def _changed(path: Path) -> InvalidInput:
+    return InvalidInput(
+        f"{str(path)!r} has another size than when the push began.", code="file_changed", next_step="Push it again."
+    )
 
 
 def _read_chunk(path: Path, offset: int, size: int) -> bytes:
@@ -299,7 +345,5 @@ def _read_chunk(path: Path, offset: int, size: int) -> bytes:
         file.seek(offset)
         chunk = file.read(size)
     if not chunk and offset:
-        raise InvalidInput(
-            f"{str(path)!r} became shorter while it was pushed.", code="file_changed", next_step="Push it again."
-        )
+        raise _changed(path)
     return chunk

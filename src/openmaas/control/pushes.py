@@ -39,7 +39,7 @@ from openmaas.formats import examine as examine_in_child
 from openmaas.formats import examine_dataset as examine_dataset_in_child
 from openmaas.store.blobs import BlobStore
 from openmaas.store.database import Database
-from openmaas.store.files import digest_file, full_disk, verify_file
+from openmaas.store.files import digest_file, digest_mismatch, full_disk, verify_file
 from openmaas.store.tables import UploadFileRow
 
 
@@ -180,7 +180,6 @@ class PushService:
                 target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._put_in_place(upload, file, target)
-                verify_file(target, file.sha256, f"The file {file.path!r} as it arrived")
             except (NotFound, Refused):
                 self._drop(upload, file)
                 raise
@@ -189,11 +188,18 @@ class PushService:
         part = self._whole_part(upload, file)
         with full_disk():
             if part is not None:
+                self._verify(upload, file)
                 _link(part, target)
             elif file.size:
                 self._blobs.fetch(file.sha256, target)
+                verify_file(target, file.sha256, f"The stored file {file.path!r}")
             else:
                 target.touch(mode=0o600)
+
+    def _verify(self, upload: str, file: FileEntry) -> None:
+        found = self._parts.digest(upload, file.sha256)
+        if found != file.sha256:
+            raise digest_mismatch(f"The file {file.path!r} as it arrived", file.sha256, found)
 
     def _drop(self, upload: str, file: FileEntry) -> None:
         """A part or blob that does not have its digest is worth nothing; without it, the file is asked for again."""
@@ -247,10 +253,11 @@ class PushService:
         sources = {file.sha256: output / file.path for file in added}
         for file in files:
             if (part := self._whole_part(upload, file)) is not None:
+                self._verify(upload, file)  # once more: the examination had it in its hands
                 sources[file.sha256] = part
             elif not file.size:
                 sources[file.sha256] = Path(os.devnull)
-        return sum(self._blobs.put(sha256, source) for sha256, source in sources.items())
+        return self._blobs.put_all(sources)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from openmaas.core.manifest import Parity, check_path
 from openmaas.core.names import check_name, parse_reference
 from openmaas.core.resources import UploadFile, UploadRequest
 
-MAX_FILES = 10_000
+MAX_FILES = 20_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_LABEL = 255
 _EMPTY = hashlib.sha256().hexdigest()

@@ -6,6 +6,7 @@ or dataset of the project has already need not be sent again.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -20,10 +21,12 @@ from openmaas.control.references import find_version
 from openmaas.control.requests import check_request, is_digest, upload_id
 from openmaas.core.errors import InvalidInput, NotFound, TooLarge
 from openmaas.core.names import DEFAULT_PROJECT
+from openmaas.core.packs import unpack
 from openmaas.core.resources import UploadFile, UploadInfo, UploadRequest
 from openmaas.core.settings import Settings
 from openmaas.store.blobs import BlobStore
 from openmaas.store.database import Database
+from openmaas.store.files import digest_mismatch
 from openmaas.store.tables import DatasetFileRow, UploadFileRow, UploadRow, VersionFileRow
 
 _MANY = 500  # values in one IN (…)
@@ -81,7 +84,7 @@ class UploadService:
             )
         stands = {sha256: self._parts.size(upload, sha256) for sha256 in missing}
         offsets = {sha256: offset for sha256, offset in stands.items() if offset < missing[sha256]}
-        return UploadInfo(id=upload, name=row.name, chunk_size=self._chunk_size, offsets=offsets)
+        return self._info(upload, row.name, offsets)
 
     def kind(self, upload: str, *, project: str = DEFAULT_PROJECT) -> Literal["model", "dataset"]:
         """What becomes of it when it is complete. Raises NotFound."""
@@ -89,16 +92,14 @@ class UploadService:
             return request_of(find_upload(session, project, upload)).kind
 
     def write(self, upload: str, sha256: str, offset: int, data: bytes, *, project: str = DEFAULT_PROJECT) -> UploadInfo:
-        """Append a chunk to a file; it is on the disk when this returns.
+        """Append a chunk to a file; the answer's offsets speak of this file alone.
 
         Raises NotFound, Conflict (`wrong_offset`) when the file stands elsewhere, InvalidInput, TooLarge, StorageFull.
         """
-        if len(data) > self._chunk_size:
-            raise TooLarge(
-                f"The chunk has {len(data)} bytes; {self._chunk_size} are allowed.", next_step="See chunk_size of the upload."
-            )
+        self._check_size(data)
         with self._parts.locked(upload):
-            size = self._size_of(upload, sha256, project)
+            name, sizes = self._expected(upload, [sha256], project)
+            size = sizes[sha256]
             stands = self._parts.size(upload, sha256)
             if offset != stands:
                 raise wrong_offset(offset, stands)
@@ -107,7 +108,37 @@ class UploadService:
                     f"A chunk of {len(data)} bytes at {offset} does not fit a file of {size} bytes.", code="invalid_chunk"
                 )
             self._parts.append(upload, sha256, offset, data)
-        return self.get(upload, project=project)
+        stands = offset + len(data)
+        return self._info(upload, name, {sha256: stands} if stands < size else {})
+
+    def write_whole(self, upload: str, data: bytes, *, project: str = DEFAULT_PROJECT) -> UploadInfo:
+        """Take small files whole, as core.packs has them: all of them, or those before the one that fails.
+
+        Raises NotFound, InvalidInput, TooLarge, Refused (`digest_mismatch`), StorageFull.
+        """
+        self._check_size(data)
+        files = unpack(data)
+        with self._parts.locked(upload):
+            name, sizes = self._expected(upload, list(files), project)
+            for sha256, content in files.items():
+                if len(content) != sizes[sha256]:
+                    raise InvalidInput(f"{len(content)} bytes came for a file of {sizes[sha256]} bytes.", code="invalid_chunk")
+                if (found := hashlib.sha256(content).hexdigest()) != sha256:
+                    raise digest_mismatch("A file as it arrived", sha256, found)
+            for sha256, content in files.items():
+                if self._parts.size(upload, sha256) < len(content):
+                    self._parts.remove_part(upload, sha256)
+                    self._parts.append(upload, sha256, 0, content)
+        return self._info(upload, name, {})
+
+    def _info(self, upload: str, name: str, offsets: dict[str, int]) -> UploadInfo:
+        return UploadInfo(id=upload, name=name, chunk_size=self._chunk_size, offsets=offsets)
+
+    def _check_size(self, data: bytes) -> None:
+        if len(data) > self._chunk_size:
+            raise TooLarge(
+                f"The chunk has {len(data)} bytes; {self._chunk_size} are allowed.", next_step="See chunk_size of the upload."
+            )
 
     def delete(self, upload: str, *, project: str = DEFAULT_PROJECT) -> None:
         """Give an upload up. Raises NotFound."""
@@ -117,14 +148,18 @@ class UploadService:
                 forget_upload(session, upload)
             self._parts.remove(upload)
 
-    def _size_of(self, upload: str, sha256: str, project: str) -> int:
+    def _expected(self, upload: str, digests: Sequence[str], project: str) -> tuple[str, dict[str, int]]:
+        """The upload's name, and the size of each of these files. Raises NotFound for what is not one of its files."""
+        query = select(UploadFileRow.sha256, UploadFileRow.size).where(UploadFileRow.upload_id == upload, ~UploadFileRow.added)
+        sizes: dict[str, int] = {}
         with self._database.read() as session:
-            find_upload(session, project, upload)
-            query = select(UploadFileRow.size).where(UploadFileRow.upload_id == upload, UploadFileRow.sha256 == sha256)
-            size = session.scalar(query.where(~UploadFileRow.added).limit(1)) if is_digest(sha256) else None
-        if size is None:
-            raise NotFound(f"This upload has no file with the digest {sha256[:80]!r}.", code="file_not_in_upload")
-        return size
+            name = find_upload(session, project, upload).name
+            for some in in_slices(digest for digest in digests if is_digest(digest)):
+                sizes.update(session.execute(query.where(UploadFileRow.sha256.in_(some))).all())
+        unknown = next((sha256 for sha256 in digests if sha256 not in sizes), None)
+        if unknown is not None:
+            raise NotFound(f"This upload has no file with the digest {unknown[:80]!r}.", code="file_not_in_upload")
+        return name, sizes
 
 
 def find_upload(session: Session, project: str, upload: str) -> UploadRow:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from openmaas.control.requests import MAX_FILES
 from openmaas.core.resources import (
     AliasMove,
     Approval,
@@ -245,9 +246,9 @@ async def test_a_json_body_is_bounded_and_a_list_of_files_may_be_long(api: httpx
     headers = {"content-type": "application/json"}
     large = json.dumps({"sha256": "a" * 64, "reason": "x" * 2**20}).encode()
     assert code_of(await api.post("approvals", content=large, headers=headers), 413) == "body_too_large"
-    files = [{"path": f"some/folder/with/a/longer/name/{n:05}", "size": n + 1, "sha256": f"{n:064x}"} for n in range(10_000)]
+    files = [{"path": f"some/folder/with/a/longer/name/{n:05}", "size": n + 1, "sha256": f"{n:064x}"} for n in range(MAX_FILES)]
     upload = decode(await api.post("uploads", json={"name": "many", "files": files}), UploadInfo)
-    assert len(upload.offsets) == 10_000
+    assert len(upload.offsets) == MAX_FILES
     files.append({"path": "one-more", "size": 1, "sha256": "f" * 64})
     assert code_of(await api.post("uploads", json={"name": "many", "files": files}), 400) == "file_count"
 

@@ -6,14 +6,18 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from openmaas.control import parts
+from openmaas.control.parts import Parts
 from openmaas.core.errors import Conflict, InvalidInput, NotFound, Refused, StorageFull, TooLarge, Unavailable
 from openmaas.core.manifest import Manifest, Parity
+from openmaas.core.packs import pack
 from openmaas.core.resources import UploadInfo
+from openmaas.store.files import digest_file
 from openmaas.store.tables import UploadFileRow
 from tests.integration.registry import Registry, digest, upload_request
 
@@ -176,6 +180,87 @@ def _fills_after(size: int, write: object) -> object:
     return filling
 
 
+def _fails(number: int) -> Any:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return failing
+
+
+def test_the_answer_to_a_chunk_speaks_of_its_file_alone(registry: Registry) -> None:
+    """With all others in each answer, a push of many files would take the square of their number."""
+    upload = begin(registry, {"big": BIG, **{f"{n}": str(n).encode() for n in range(20)}})
+    assert chunk(registry, upload, BIG, 0).offsets == {digest(BIG): 65536}
+
+
+def test_small_files_come_whole_in_one_body(registry: Registry) -> None:
+    small = {f"{n}.txt": f"file {n}".encode() for n in range(30)}
+    upload = begin(registry, {"big": BIG, **small})
+    body = pack((digest(data), data) for data in small.values())
+    assert registry.uploads.write_whole(upload.id, body).offsets == {}
+    assert registry.uploads.write_whole(upload.id, body).offsets == {}  # the answer was lost, so they come again
+    assert registry.uploads.get(upload.id).offsets == {digest(BIG): 0}
+    registry.send(upload, {"big": BIG})
+    result = registry.pushes.complete(upload.id, actor="admin")
+    assert result.stored_bytes == len(BIG) + sum(map(len, small.values()))
+    _, chunks = registry.versions.read_file("digits", "7.txt")
+    assert b"".join(chunks) == b"file 7"
+
+
+def test_small_files_that_do_not_fit_are_refused_all_together(registry: Registry) -> None:
+    upload = begin(registry, {"a": b"honest", "b": b"other"})
+    good = (digest(b"other"), b"other")
+    refusals: list[tuple[bytes, type[Exception], str]] = [
+        (pack([good, (digest(b"honest"), b"forged")]), Refused, "digest_mismatch"),
+        (pack([good, (digest(b"honest"), b"hones")]), InvalidInput, "invalid_chunk"),
+        (pack([good, (digest(b"unknown"), b"unknown")]), NotFound, "file_not_in_upload"),
+        (pack([good])[:-1], InvalidInput, "invalid_chunk"),
+        (pack([good, good]), InvalidInput, "invalid_chunk"),
+        (b"", InvalidInput, "invalid_chunk"),
+        (bytes(registry.settings.chunk_size + 1), TooLarge, "too_large"),
+    ]
+    for body, kind, code in refusals:
+        with pytest.raises(kind) as refused:
+            registry.uploads.write_whole(upload.id, body)
+        assert getattr(refused.value, "code", "") == code
+    assert registry.uploads.get(upload.id).offsets == {digest(b"honest"): 0, digest(b"other"): 0}
+
+
+def test_what_arrived_is_not_read_again_unless_it_has_changed(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = begin(registry)
+    registry.send(upload, FILES)
+    part = registry.parts.path(upload.id, digest(BIG))
+    read: list[Path] = []
+    monkeypatch.setattr(parts, "digest_file", lambda path: read.append(path) or digest_file(path))
+    assert registry.parts.digest(upload.id, digest(BIG)) == digest(BIG)
+    assert read == []
+    with part.open("r+b") as file:
+        file.write(b"other")
+    assert registry.parts.digest(upload.id, digest(BIG)) != digest(BIG)
+    assert Parts(registry.settings).digest(upload.id, digest(b"a\nb\n")) == digest(b"a\nb\n")  # after a restart
+    assert len(read) == 2
+
+
+def test_a_version_is_on_the_disk_before_it_is_told(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content first, then the names, then the row: a power cut in between leaves no name without its content."""
+    synced: list[tuple[int, int]] = []
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        state = os.fstat(descriptor)
+        synced.append((state.st_ino, state.st_size))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    registry.push("digits", FILES)
+    blobs = registry.settings.home_path / "blobs"
+    for data in FILES.values():
+        stored = blobs / digest(data)[:2] / digest(data)
+        content = synced.index((stored.stat().st_ino, len(data)))
+        folder = max(place for place, (inode, _) in enumerate(synced) if inode == stored.parent.stat().st_ino)
+        assert content < folder
+
+
 def test_a_given_up_upload_leaves_nothing(registry: Registry) -> None:
     upload = begin(registry)
     chunk(registry, upload, BIG, 0)
@@ -219,7 +304,7 @@ def test_a_killed_writer_leaves_a_file_that_goes_on(registry: Registry) -> None:
     child.stdin.flush()
     assert child.stdout.readline() == b"writing\n"
     child.send_signal(signal.SIGKILL)
-    child.wait(10)
+    child.wait(60)
     child.stdin.close()
     child.stdout.close()
     offset = registry.uploads.get(upload.id).offsets[digest(BIG)]
@@ -477,10 +562,11 @@ def thread_outcome(call: object) -> None:
 
 
 def test_a_full_disk_while_blobs_are_kept_leaves_the_upload(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where blobs cannot be links, since they lie on another disk."""
     upload = begin(registry)
     registry.send(upload, FILES)
-    write = os.write
-    monkeypatch.setattr(os, "write", _fills_after(1000, write))
+    monkeypatch.setattr(os, "write", _fills_after(1000, os.write))
+    monkeypatch.setattr(os, "link", _fails(errno.EXDEV))
     with pytest.raises(StorageFull):
         registry.pushes.complete(upload.id, actor="admin")
     monkeypatch.undo()

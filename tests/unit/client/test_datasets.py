@@ -14,6 +14,7 @@ import pytest
 import openmaas
 from openmaas.client.steps import Request, Response
 from openmaas.core.errors import InvalidInput
+from openmaas.core.packs import unpack
 from openmaas.core.resources import UploadRequest
 from tests.unit.client.transport import FakeTransport, error_answer, json_answer
 
@@ -37,11 +38,14 @@ class Control:
             case "POST", ("uploads",):
                 self.wanted = msgspec.json.decode(request.body, type=UploadRequest)
                 return self._info({file.sha256: 0 for file in self.wanted.files})
+            case "PUT", ("uploads", "u1", "files"):
+                self.files.update(unpack(request.body))
+                return self._info({})
             case "PUT", ("uploads", "u1", "files", sha256):
                 assert hashlib.sha256(request.body).hexdigest() == sha256
                 self.files[sha256] = request.body
                 assert self.wanted is not None
-                return self._info({file.sha256: 0 for file in self.wanted.files if file.sha256 not in self.files})
+                return self._info({})
             case "POST", ("uploads", "u1", "complete"):
                 return json_answer({"dataset": INFO, "created": True, "stored_bytes": 4})
             case "GET", ("dataset-versions", _):

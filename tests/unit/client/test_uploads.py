@@ -13,6 +13,7 @@ from openmaas.client.driver import Session
 from openmaas.client.steps import Request, Response
 from openmaas.client.uploads import Progress
 from openmaas.core.errors import InvalidInput, Refused, Unavailable
+from openmaas.core.packs import HEAD, unpack
 from openmaas.core.resources import UploadRequest
 from tests.unit.client.transport import FakeTransport, error_answer, json_answer
 
@@ -28,6 +29,8 @@ class Control:
 
     def __init__(self) -> None:
         self.stored: dict[str, bytes] = {}
+        self.chunk_size = 4
+        self.packs: list[int] = []
         self.wanted: UploadRequest | None = None
         self.break_after: int | None = None
         self.chunks = 0
@@ -38,6 +41,8 @@ class Control:
             case "POST", ("uploads",):
                 self.wanted = msgspec.json.decode(request.body, type=UploadRequest)
                 return self._info()
+            case "PUT", ("uploads", "u1", "files"):
+                return self._whole(request.body)
             case "PUT", ("uploads", "u1", "files", sha256):
                 return self._chunk(sha256, int(request.query["offset"]), request.body)
             case "POST", ("uploads", "u1", "complete"):
@@ -53,16 +58,22 @@ class Control:
             return error_answer(409, "wrong_offset")
         self.stored[sha256] = stored + body
         self.chunks += 1
-        return self._info()
+        return self._info(sha256)
 
-    def _info(self) -> Response:
+    def _whole(self, body: bytes) -> Response:
+        assert len(body) <= self.chunk_size
+        self.stored.update(unpack(body))
+        self.packs.append(len(unpack(body)))
+        return self._info(*unpack(body))
+
+    def _info(self, *spoken_of: str) -> Response:
         assert self.wanted is not None
         offsets = {
             file.sha256: len(self.stored.get(file.sha256, b""))
             for file in self.wanted.files
-            if file.size > len(self.stored.get(file.sha256, b""))
+            if file.size > len(self.stored.get(file.sha256, b"")) and (not spoken_of or file.sha256 in spoken_of)
         }
-        return json_answer({"id": "u1", "name": "m", "chunk_size": 4, "offsets": offsets})
+        return json_answer({"id": "u1", "name": "m", "chunk_size": self.chunk_size, "offsets": offsets})
 
     def _complete(self) -> Response:
         for sha256, content in self.stored.items():
@@ -93,6 +104,34 @@ def test_a_folder_is_sent_in_chunks_with_its_progress(folder: Path) -> None:
     assert Progress("hashing", 15, 15) in told
     assert [progress.done for progress in told if progress.stage == "sending"] == [4, 8, 10, 14, 15]
     assert told[-1] == Progress("examining")
+
+
+def test_small_files_travel_together(tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / f"{number}.bin").write_bytes(bytes([number]) * 20)
+    (tmp_path / "large.bin").write_bytes(bytes(range(200)))
+    control, told = Control(), []
+    control.chunk_size = 4 * (HEAD + 20) + 1
+    _client(control).push(tmp_path, name="m", progress=told.append)
+    assert control.packs == [4, 4, 2]  # the large one alone, chunk by chunk
+    assert len(control.stored) == 11
+    assert [progress for progress in told if progress.stage == "sending"][-1] == Progress("sending", 400, 400)
+
+
+def test_a_file_that_changes_while_it_is_pushed_is_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode() * 20)
+    control = Control()
+    control.chunk_size = 1000
+
+    def shorten(progress: Progress) -> None:
+        if progress.stage == "hashing" and progress.done == progress.total:
+            (tmp_path / "b").write_bytes(b"b")
+
+    with pytest.raises(InvalidInput, match="another size") as told:
+        _client(control).push(tmp_path, name="m", progress=shorten)
+    assert told.value.code == "file_changed"
+    assert control.stored == {}
 
 
 def test_files_that_the_model_does_without_are_not_sent_and_told(tmp_path: Path) -> None:

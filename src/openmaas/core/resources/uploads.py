@@ -45,7 +45,7 @@ class UploadRequest:
 @dataclass(frozen=True, kw_only=True)
 class UploadInfo:
     """How far an upload is. `offsets` gives, by sha256, the bytes already there of each file that is not complete;
-    a digest that is missing from it needs no more bytes."""
+    a digest that is missing from it needs no more bytes. An answer to bytes speaks of their files alone."""
 
     id: str
     name: str

@@ -7,7 +7,8 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from openmaas.core.datasets import DatasetManifest
@@ -16,6 +17,7 @@ from openmaas.core.manifest import FileEntry, Manifest, check_path
 from openmaas.store.files import digest_file, full_disk, verify_file
 
 _ATTEMPTS = 5
+_PUTS = 4  # at once
 
 Described = Manifest | DatasetManifest
 """What has files: a version of a model or of a dataset."""
@@ -34,6 +36,14 @@ class BlobStore(ABC):
 
         Raises Refused (`digest_mismatch`) when the file has another digest; nothing is kept then.
         """
+
+    def put_all(self, files: Mapping[str, Path]) -> int:
+        """Keep files by digest that were verified already, all of them when this returns; the bytes newly stored.
+
+        Nobody may write to these files any more: one may become the blob itself. Raises as `put`; what was kept then stays.
+        """
+        with ThreadPoolExecutor(_PUTS) as pool:
+            return sum(pool.map(self.put, files.keys(), files.values()))
 
     @abstractmethod
     def size(self, sha256: str) -> int | None:

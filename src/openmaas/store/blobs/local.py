@@ -6,12 +6,12 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from openmaas.core.errors import NotFound
 from openmaas.store.blobs.base import BlobStore
-from openmaas.store.files import check_room, digest_file, full_disk, read_chunks, sync_folder, verified, write_new
+from openmaas.store.files import check_room, digest_file, full_disk, read_chunks, sync_files, sync_folder, verified, write_new
 
 _READ_ONLY = 0o444
 _DIGEST_LENGTH = 64
@@ -25,9 +25,9 @@ class LocalBlobs(BlobStore):
         self._making = folder / "tmp"
 
     def put(self, sha256: str, source: Path) -> int:
-        target = self._path(sha256)
-        if target.exists() and digest_file(target) == sha256:
+        if self._is_intact(sha256):
             return 0
+        target = self._path(sha256)
         self._make_folder(target.parent)
         self._make_folder(self._making)
         check_room(self.folder, source.stat().st_size)
@@ -36,6 +36,29 @@ class LocalBlobs(BlobStore):
         aside.replace(target)
         sync_folder(target.parent)
         return size
+
+    def put_all(self, files: Mapping[str, Path]) -> int:
+        """As `BlobStore.put_all`: a file of the same file system is linked, never copied."""
+        new = {sha256: path for sha256, path in files.items() if not self._is_intact(sha256)}
+        plain = [path for path in new.values() if path.is_file()]
+        for path in plain:
+            path.chmod(_READ_ONLY)
+        with full_disk():
+            sync_files(plain)
+            self._make_folder(self._making)
+            stored = sum(self._link(sha256, path) for sha256, path in new.items())
+            sync_files({self._path(sha256).parent for sha256 in new})
+        return stored
+
+    def _link(self, sha256: str, source: Path) -> int:
+        target, aside = self._path(sha256), self._making / f"{sha256}.{uuid.uuid4().hex}"
+        self._make_folder(target.parent)
+        try:
+            aside.hardlink_to(source)
+        except OSError:  # another file system, one without links, or a full one
+            return self.put(sha256, source)
+        aside.replace(target)
+        return source.stat().st_size
 
     def size(self, sha256: str) -> int | None:
         try:
@@ -79,6 +102,10 @@ class LocalBlobs(BlobStore):
                     path.unlink()
                     freed += state.st_size
         return freed
+
+    def _is_intact(self, sha256: str) -> bool:
+        path = self._path(sha256)
+        return path.exists() and digest_file(path) == sha256
 
     def _path(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / sha256
