@@ -20,8 +20,8 @@ def list_datasets(services: With, caller: Caller, after: str | None = None, limi
 
 
 @routes.delete("/datasets/{name}", status_code=204)
-def delete_dataset(services: With, caller: Caller, name: str) -> None:
-    services.datasets.delete(name, project=caller.project)
+def delete_dataset(services: With, caller: Caller, name: str, force: bool = False, reason: str = "") -> None:
+    services.datasets.delete(name, actor=caller.id, force=force, reason=reason, project=caller.project)
 
 
 @routes.get("/datasets/{name}/versions")
@@ -39,8 +39,8 @@ def get_dataset_version(services: With, caller: Caller, reference: str) -> Datas
 
 
 @routes.delete("/dataset-versions/{reference}", status_code=204)
-def delete_dataset_version(services: With, caller: Caller, reference: str) -> None:
-    services.datasets.delete_version(reference, project=caller.project)
+def delete_dataset_version(services: With, caller: Caller, reference: str, force: bool = False, reason: str = "") -> None:
+    services.datasets.delete_version(reference, actor=caller.id, force=force, reason=reason, project=caller.project)
 
 
 @routes.get("/dataset-versions/{reference}/files/{path:path}", response_class=StreamingResponse)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openmaas.cli.i18n import _, plural
-from openmaas.cli.options import All, Json, Limit, Yes, confirm, connect
+from openmaas.cli.options import All, Json, Limit, Reason, Yes, confirm, connect
 
 if TYPE_CHECKING:
     from openmaas.cli.styled import Line
@@ -122,7 +122,14 @@ def pull(
 
 
 @_command
-def rm(dataset: DatasetArgument, yes: Yes = False) -> None:
+def rm(
+    dataset: DatasetArgument,
+    force: Annotated[
+        bool, typer.Option("--force", help=_("Although versions were made with it or evaluated on it; who did it is kept."))
+    ] = False,
+    reason: Reason = "",
+    yes: Yes = False,
+) -> None:
     """Remove a version (digits-test:2) or a whole dataset (digits-test)."""
     from openmaas.cli.console import done
     from openmaas.core.names import parse_reference
@@ -137,7 +144,7 @@ def rm(dataset: DatasetArgument, yes: Yes = False) -> None:
         question = _("Remove {name}?")
     if not confirm(question.format(name=dataset, n=count), yes):
         raise typer.Exit(1)
-    client.delete_dataset(dataset)
+    client.delete_dataset(dataset, force=force, reason=reason)
     done(_("{reference} is removed. Its files go with the next `openmaas gc`.").format(reference=dataset))
 
 

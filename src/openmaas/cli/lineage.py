@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
 
-    from openmaas.core.resources import Lineage, LineageNode
+    from openmaas.core.resources import Lineage, LineageLink, LineageNode
 
 _WIDE = 200  # columns where the output goes to no terminal
 _KNOWN = ("optimize", "convert", "data", "evaluation", "seed", "libraries")  # of a recipe, that have a place of their own
@@ -56,7 +56,7 @@ def _draw(found: Lineage, full: bool) -> None:
         if above is None:
             roots.append(tree)
         for link in node.links:
-            tree.add(_link(link.role, link.version, link.deleted))
+            tree.add(_link(link))
     width, colour = terminal_width(sys.stdout) or _WIDE, in_colour(sys.stdout)
     console = Console(width=width, highlight=False, emoji=False, no_color=not colour, force_terminal=colour)
     for tree in roots:
@@ -142,14 +142,16 @@ def _plain(value: Any, depth: int = 3) -> str:
     return str(value)
 
 
-def _link(role: str, version: str, deleted: bool) -> Text:
-    """To a version that is no parent, dashed."""
+def _link(link: LineageLink) -> Text:
+    """To a version that is no parent, or to a dataset that is gone, dashed."""
     from rich.text import Text
 
     from openmaas.cli.styled import harmless
 
-    text = Text(f"┄┄ {role} ", style="dim")
-    text.append(harmless(version), style="dim strike" if deleted else "cyan")
-    if deleted:
+    text = Text(f"┄┄ {link.role} ", style="dim")
+    text.append(harmless(link.version), style="dim strike" if link.deleted else "cyan")
+    if link.deleted:
         text.append(_("  deleted"), style="red")
+    if link.note:
+        text.append(harmless(f" {link.note}"), style="dim")
     return text

@@ -89,13 +89,16 @@ class Datasets(Session):
         return (yield from _dataset(reference))
 
     @operation
-    def delete_dataset(self, reference: str) -> Operation[None]:
+    def delete_dataset(self, reference: str, *, force: bool = False, reason: str = "") -> Operation[None]:
         """Delete one version (`digits-test:2`), or a dataset with all its versions (`digits-test`).
 
-        Raises NotFound, and Conflict while the rules of a gate or a job that has not ended name it.
+        force: although versions were made with it or evaluated on it; the reason is kept, and who did it.
+        Raises NotFound, and Conflict while the rules of a gate or a job that has not ended name it, or a version was made with
+        it or evaluated on it.
         """
         numbered = parse_reference(reference).number is not None
-        check((yield Request("DELETE", _parts(reference) if numbered else (*API, "datasets", reference))))
+        forced = {"force": "true", "reason": reason} if force else {"reason": reason}
+        check((yield Request("DELETE", _parts(reference) if numbered else (*API, "datasets", reference), query=forced)))
 
     @operation
     def download_dataset(self, reference: str, folder: str | os.PathLike[str]) -> Operation[Path]:

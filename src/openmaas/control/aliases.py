@@ -9,7 +9,7 @@ A rollback undoes the newest move that is not undone yet, so that rolling back a
     rollback                 refused: there is nothing before
 
 Removing is a move like any other: a rollback after it brings the alias back. A gate (control/gates.py) is asked before an
-alias is set, and not before a rollback: there the alias stood already.
+alias is set. It does not stop a rollback, since there the alias stood already, and what it says of it is kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from openmaas.control.gates import GateService, Wish, check_force
+from openmaas.control.gates import ROLLBACK, GateService, Wish, check_force
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
 from openmaas.control.references import find_model, find_version
 from openmaas.core.errors import Conflict, NotFound
@@ -103,15 +103,21 @@ class AliasService:
     def rollback(self, model: str, alias: str, *, actor: str, project: str = DEFAULT_PROJECT) -> AliasMove:
         """Move the alias back to where it stood before. Raises NotFound, and Conflict where nothing is before or it is gone."""
         check_alias(alias)
+        with self._database.read() as session:
+            _, last, before = _before(session, project, model, alias)
+        if before.number is not None:
+            self._gates.prepare(model, "alias", alias, before.number, project=project)
         with self._database.write() as session:
-            row = find_model(session, project, model)
-            last = _last_move(session, row, alias)
-            if last is None:
-                raise _no_alias(model, alias)
-            before = None if last.base is None else session.get_one(AliasMoveRow, last.base)
-            if before is None:
-                raise Conflict(f"{model}@{alias} stood nowhere before {model}:{last.number}.", code="nothing_before")
+            row, last, before = _before(session, project, model, alias)
             version = _version_before(session, row, alias, before)
+            if version is not None:
+                self._gates.decide(
+                    session,
+                    Wish(
+                        target="alias", name=alias, model=row, version=version, previous=last.number, actor=actor, force=True,
+                        reason=ROLLBACK,
+                    ),
+                )  # fmt: skip
             move = self._move(session, row, alias, version, base=before.base, previous=last, action="rollback", actor=actor)
         self._changed()
         return _view(move, model)
@@ -195,6 +201,18 @@ def _stand(session: Session, model: ModelRow, alias: str, version: VersionRow | 
 def _last_move(session: Session, model: ModelRow, alias: str) -> AliasMoveRow | None:
     moves = select(AliasMoveRow).where(AliasMoveRow.model_id == model.id, AliasMoveRow.alias == alias)
     return session.scalar(moves.order_by(AliasMoveRow.id.desc()).limit(1))
+
+
+def _before(session: Session, project: str, model: str, alias: str) -> tuple[ModelRow, AliasMoveRow, AliasMoveRow]:
+    """The model, the alias's last move, and the one that a rollback goes back to. Raises NotFound, Conflict."""
+    row = find_model(session, project, model)
+    last = _last_move(session, row, alias)
+    if last is None:
+        raise _no_alias(model, alias)
+    before = None if last.base is None else session.get_one(AliasMoveRow, last.base)
+    if before is None:
+        raise Conflict(f"{model}@{alias} stood nowhere before {model}:{last.number}.", code="nothing_before")
+    return row, last, before
 
 
 def _version_before(session: Session, model: ModelRow, alias: str, before: AliasMoveRow) -> VersionRow | None:

@@ -9,9 +9,10 @@ import msgspec
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from openmaas.control.gates import check_force
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after, within
 from openmaas.control.references import find_dataset
-from openmaas.control.usage import refuse_while_dataset_gates, refuse_while_dataset_in_jobs
+from openmaas.control.usage import refuse_while_dataset_gates, refuse_while_dataset_in_jobs, refuse_while_dataset_named
 from openmaas.core.errors import InvalidInput, NotFound
 from openmaas.core.manifest import FileEntry
 from openmaas.core.names import DEFAULT_PROJECT, check_name, parse_reference
@@ -84,19 +85,23 @@ class DatasetService:
             entry = FileEntry(path=row.path, size=row.size, sha256=row.sha256)
         return entry, self._blobs.read(entry.sha256)
 
-    def delete(self, name: str, *, project: str = DEFAULT_PROJECT) -> None:
+    def delete(self, name: str, *, actor: str, force: bool = False, reason: str = "", project: str = DEFAULT_PROJECT) -> None:
         """Delete all versions of a dataset; the numbers go on if it comes back. Raises as `delete_version`."""
         with self._database.write() as session:
             dataset, _ = find_dataset(session, project, check_name(name, "dataset"))
             live = select(DatasetVersionRow).where(
                 DatasetVersionRow.dataset_id == dataset.id, DatasetVersionRow.deleted_at.is_(None)
             )
-            self._delete(session, dataset, session.scalars(live.order_by(DatasetVersionRow.number)).all())
+            versions = session.scalars(live.order_by(DatasetVersionRow.number)).all()
+            self._delete(session, dataset, versions, actor, force, reason)
 
-    def delete_version(self, reference: str, *, project: str = DEFAULT_PROJECT) -> None:
+    def delete_version(
+        self, reference: str, *, actor: str, force: bool = False, reason: str = "", project: str = DEFAULT_PROJECT
+    ) -> None:
         """Delete one version; its files go with the next garbage collection.
 
-        Raises NotFound, and Conflict while the rules of a gate name it or a job that has not ended does.
+        Raises NotFound, and Conflict while the rules of a gate name it or a job that has not ended does, and while a version
+        was made with it or evaluated on it. force: although the latter; the reason is kept with the name of who did it.
         """
         if parse_reference(reference).number is None:
             raise InvalidInput(
@@ -106,15 +111,26 @@ class DatasetService:
             )
         with self._database.write() as session:
             dataset, version = find_dataset(session, project, reference)
-            self._delete(session, dataset, [version])
+            self._delete(session, dataset, [version], actor, force, reason)
 
-    def _delete(self, session: Session, dataset: DatasetRow, versions: Sequence[DatasetVersionRow]) -> None:
+    def _delete(
+        self,
+        session: Session,
+        dataset: DatasetRow,
+        versions: Sequence[DatasetVersionRow],
+        actor: str,
+        force: bool,
+        reason: str,
+    ) -> None:
+        check_force(force, reason)
         references = {f"{dataset.name}:{version.number}" for version in versions}
         refuse_while_dataset_gates(session, dataset.project, references)
         refuse_while_dataset_in_jobs(session, dataset.project, references)
+        if not force:
+            refuse_while_dataset_named(session, dataset.project, references)
         now = self._clock()
         for version in versions:
-            version.deleted_at = now
+            version.deleted_at, version.deleted_by, version.deleted_for = now, actor, reason or None
             session.execute(delete(DatasetFileRow).where(DatasetFileRow.version_id == version.id))
         session.flush()
         live = select(func.max(DatasetVersionRow.number)).where(

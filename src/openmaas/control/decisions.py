@@ -6,14 +6,18 @@ number that answers, `ps`, `history` and aliases name what really runs, and a ro
 asking again which weights are best. Until then the revision names the version that was asked for. The options keep what was
 asked for.
 
-The deployment's gate is asked about the version and the engine that will serve, as soon as both are known.
+The deployment's gate is asked about the version and the engine that will serve, as soon as both are known. And so are the
+gates of aliases that stand at the version, where the engine is another than theirs were asked about: whoever asks for the alias
+would be answered by it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from openmaas.control.gates import GateService, Wish
@@ -22,7 +26,7 @@ from openmaas.control.revisions import Options
 from openmaas.core.contracts import Cause
 from openmaas.core.errors import Refused
 from openmaas.core.log import get_logger
-from openmaas.store.tables import DeploymentRevisionRow, DeploymentRow, ModelRow, VersionRow
+from openmaas.store.tables import AliasRow, DeploymentRevisionRow, DeploymentRow, ModelRow, VersionRow
 
 _log = get_logger("deployment")
 
@@ -47,7 +51,8 @@ def ask_gate(
     actor: str,
     settled: bool = True,
 ) -> Refused | None:
-    """Whether the deployment's gate lets the decision serve; as GateService.decide. settled: nothing is left to be measured."""
+    """Whether the deployment's gate, and those of the version's aliases, let the decision serve; as GateService.decide.
+    settled: nothing is left to be measured."""
     if decision.cause is not None:
         return None  # nothing will serve
     wish = Wish(
@@ -60,8 +65,17 @@ def ask_gate(
         force=options.force,
         reason=options.reason,
         engine=decision.engine.choice.label if decision.engine is not None else "",
+        pending=not settled,
     )
-    return gates.decide(session, wish, pending=not settled)
+    refusal = gates.decide(session, wish)
+    if refusal is not None or not settled or gates.known_to_serve(session, decision.version, wish.engine):
+        return refusal
+    standing = select(AliasRow.alias).where(AliasRow.version_id == decision.version.id).order_by(AliasRow.alias)
+    for alias in session.scalars(standing).all():
+        asked = replace(wish, target="alias", name=alias, previous=decision.version.number)
+        if (refusal := gates.decide(session, asked)) is not None:
+            return refusal
+    return None
 
 
 def enact(session: Session, row: DeploymentRevisionRow, decision: Decision, now: float) -> None:

@@ -11,7 +11,8 @@ rollback   undoes the newest move that is not undone yet, as a new revision, so 
     rollback                          refused: nothing served before
     undeploy, rollback                serves 1
 
-A gate (control/gates.py) is asked before a deploy, and not before a rollback: what it goes back to served already.
+A gate (control/gates.py) is asked before a deploy. It does not stop a rollback, since what that goes back to served already,
+and what it says of it is kept.
 """
 
 from __future__ import annotations
@@ -28,17 +29,19 @@ from sqlalchemy.orm import Session
 from openmaas.control.decisions import Decision, ask_gate, enact
 from openmaas.control.deployment_logs import LogLines, check_window, read_log
 from openmaas.control.deployment_views import view_deployment, view_move, view_replicas
-from openmaas.control.gates import GateService, check_force
+from openmaas.control.gate_rows import refuse_gated_for_another
+from openmaas.control.gates import ROLLBACK, GateService, check_force
 from openmaas.control.observed import Fleet
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
 from openmaas.control.references import find_version
+from openmaas.control.resolution import decode_resolution
 from openmaas.control.revisions import Options, decode_options, options_of
 from openmaas.core.errors import Conflict, NotFound
 from openmaas.core.manifest import Manifest
 from openmaas.core.names import DEFAULT_PROJECT, Reference, check_name
 from openmaas.core.resources import DeploymentInfo, DeploymentMove, DeployRequest, Page, ReplicaInfo
 from openmaas.store.database import Database
-from openmaas.store.tables import DeploymentRevisionRow, DeploymentRow, VersionRow
+from openmaas.store.tables import DeploymentRevisionRow, DeploymentRow, ModelRow, VersionRow
 
 
 class Engines(Protocol):
@@ -157,6 +160,7 @@ class DeploymentService:
             model, version = find_version(session, project, request.version)
             row = _named(session, project, name)
             _refuse_other_model(row, model.name)
+            refuse_gated_for_another(session, model, name)
             decision = self._engines.choose(session, version, options)
             refusal = None
             if decision.engine is not None or not generates:  # else it is not known yet which variant will serve
@@ -195,8 +199,15 @@ class DeploymentService:
                     code="version_deleted",
                     next_step=f"openmaas deploy {target.model}:NUMBER --as {name}",
                 )
-            self._start(session, row, target.model, version, decode_options(target.options), "rollback", target.base, actor)
+            options = decode_options(target.options)
+            model = session.get_one(ModelRow, version.model_id)
+            refuse_gated_for_another(session, model, name)
+            previous = _serves(session, row)
+            self._start(session, row, target.model, version, options, "rollback", target.base, actor)
             find_revision(session, row, row.revision).engine = target.engine
+            served = Decision(version, decode_resolution(target.engine))
+            forced = msgspec.structs.replace(options, force=True, reason=ROLLBACK)
+            ask_gate(session, self._gates, served, forced, name=name, previous=previous, actor=actor)
             info = self._view(session, row)
         self._changed()
         return info

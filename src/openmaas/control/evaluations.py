@@ -1,4 +1,4 @@
-"""Evaluations: kept when a job that made some succeeds, and told. Rows are only added; the newest of a version counts."""
+"""Evaluations: kept when a job that made some succeeds, and told. Rows are only added; gates say which of them count."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openmaas.control.jobs import JobService
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after, within
 from openmaas.control.references import find_dataset, find_version
 from openmaas.core.errors import InvalidInput
-from openmaas.core.evaluations import Evaluation
+from openmaas.core.evaluations import STANDARD_SEED, Evaluation
 from openmaas.core.jobs import CompareArguments, EvaluateArguments, OptimizeArguments
 from openmaas.core.metrics import METRICS, decode_outcomes
 from openmaas.core.names import DEFAULT_PROJECT
@@ -71,6 +71,7 @@ class EvaluationService:
         if (made.version not in versions and not its_own) or made.dataset not in datasets:  # gates trust in it
             about = f"{' and '.join(versions)} on {' and '.join(datasets) or 'no dataset'}"
             raise _invalid(f"it is of {made.version} on {made.dataset}, and the job is about {about}")
+        _check_asked(job, made)
         return EvaluationRow(
             project=job.project,
             version=made.version,
@@ -113,16 +114,6 @@ class EvaluationService:
             return make_page([one for one, _ in found], shown, total, lambda one: one, lambda some: _views(session, some))
 
 
-def newest(session: Session, version_digest: str, dataset_digest: str, project: str) -> EvaluationRow | None:
-    """The newest evaluation of exactly this version on exactly this dataset."""
-    query = select(EvaluationRow).where(
-        EvaluationRow.project == project,
-        EvaluationRow.digest == version_digest,
-        EvaluationRow.dataset_digest == dataset_digest,
-    )
-    return session.scalar(query.order_by(EvaluationRow.id.desc()).limit(1))
-
-
 def _asked(job: JobInfo) -> tuple[list[str], list[str]]:
     """The exact versions and datasets that a job may tell evaluations of, besides the versions that it made."""
     told = job.arguments
@@ -132,6 +123,19 @@ def _asked(job: JobInfo) -> tuple[list[str], list[str]]:
     engines = told.get("engines") or [""] * len(versions)
     usual = [version for version, engine in zip(versions, engines, strict=True) if not engine]
     return list(dict.fromkeys(usual)), [told["data"]] if told.get("data") else []
+
+
+def _check_asked(job: JobInfo, made: Evaluation) -> None:
+    """Raises InvalidInput for rows, a seed or an engine that the job was not asked for: gates count by these."""
+    told = job.arguments
+    seed = STANDARD_SEED if job.kind == OptimizeArguments.kind else told.get("seed", STANDARD_SEED)
+    engine = told.get("engine", "")
+    if made.seed != seed:
+        raise _invalid(f"its seed is {made.seed}, and the job's {seed}")
+    if told.get("rows") and made.rows > told["rows"]:
+        raise _invalid(f"it is of {made.rows} rows, and the job was asked for {told['rows']}")
+    if engine and (made.figures is None or made.figures.choice.label != engine):
+        raise _invalid(f"it does not say that the engine {engine} answered, for which the job was asked")
 
 
 def _made_by(version: VersionRow, job: JobInfo) -> bool:

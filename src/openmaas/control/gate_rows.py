@@ -29,6 +29,13 @@ def live_gate(session: Session, model: ModelRow, target: str, name: str) -> Gate
     return row if row is not None and row.rules is not None else None
 
 
+def last_rules(session: Session, model: ModelRow, target: str, name: str) -> Rules | None:
+    """Those that the target has or, where its gate was taken away, had."""
+    query = select(GateRow).where(GateRow.model_id == model.id, GateRow.target == target, GateRow.name == name)
+    row = session.scalar(query.where(GateRow.rules.is_not(None)).order_by(GateRow.id.desc()).limit(1))
+    return None if row is None else rules_of(row)
+
+
 def rules_of(row: GateRow) -> Rules:
     return msgspec.json.decode(row.rules or "null", type=Rules)
 
@@ -41,6 +48,19 @@ def target_label(model: str, target: str, name: str) -> str:
 def gate_arguments(model: str, target: str, name: str) -> str:
     """What names a gate after `openmaas gate show`, `rm` and `set`."""
     return f"{model} {name}" if target == "alias" else f"{model} --deployment {name}"
+
+
+def refuse_gated_for_another(session: Session, model: ModelRow, name: str) -> None:
+    """Raises Conflict where a gate binds this name of a deployment to what it lets pass of another model: else the same files,
+    pushed as that of another model, would serve unasked."""
+    for owner, row in live_gates(session, model.project):
+        if (row.target, row.name) == ("deployment", name) and owner.id != model.id:
+            raise Conflict(
+                f"The name {name!r} is in use: there is a gate of {target_label(owner.name, row.target, name)}, which "
+                f"{model.name} cannot pass.",
+                code="name_gated",
+                next_step=f"Choose another name with --as, or openmaas gate rm {gate_arguments(owner.name, row.target, name)}",
+            )
 
 
 def refuse_while_baseline(session: Session, project: str, version: str) -> None:

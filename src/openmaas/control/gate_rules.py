@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+import msgspec
 
 from openmaas.core.errors import OpenMaaSError
-from openmaas.core.evaluations import Check, Estimate, Evaluation, Outcomes, Rules
+from openmaas.core.evaluations import Check, Estimate, Evaluation, Figures, Outcomes, Rules, Speed
 from openmaas.core.hardware import Processor
 from openmaas.core.metrics import find_metric
+
+LEAST_CALLS: Final = 100
+"""Calls that a 99th percentile must be of: of fewer, it is less than the longest of them."""
 
 Loss = Callable[["Measured", "Measured", str], Estimate]
 """Of a metric, from the first evaluation to the second: openmaas.core.metrics.loss, and what it raises."""
@@ -25,26 +32,47 @@ class Measured:
     at: float
 
 
+class Brief(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of each evaluation: openmaas.core.evaluations.Evaluation without what is large."""
+
+    digest: str
+    dataset_digest: str
+    task: str
+    rows: int
+    total: int = 0
+    metrics: dict[str, Estimate]
+    figures: Figures | None = None
+    processor: Processor
+    seed: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A version, and the newest evaluation of exactly this one on the gate's dataset; missing: why there is none."""
+    """A version, and the newest evaluation of exactly this one on the gate's dataset that counts; missing: why there is none.
+
+    counted: all that count, the newest first, of `existing` that there are. engine: that must have answered, empty where any
+    may. evaluate: the command that makes one that counts.
+    """
 
     version: str
     digest: str
+    engine: str = ""
     measured: Measured | None = None
+    counted: tuple[Brief, ...] = ()
+    existing: int = 0
     missing: str = ""
+    evaluate: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """What the rules are held against. here: the processor that figures must be of. engine: the one that will serve, where it
-    is known. baseline: None where the rules name none. loss: as Loss."""
+    """What the rules are held against. here: the processor that figures must be of. baseline: None where the rules name none.
+    loss: as Loss."""
 
     subject: Subject
     baseline: Subject | None
     here: Processor
     loss: Loss
-    engine: str = ""
 
 
 class _Missing(Exception):
@@ -72,28 +100,39 @@ def _checks(rules: Rules, held: Held) -> Iterator[Check]:
         yield _check("max_cost", rules.max_cost, rules, held, _cost)
 
 
-_Figure = tuple[Estimate, float | None, str]
-"""What was measured, the bound of it that is held against the limit, and more in words."""
+@dataclass(frozen=True, kw_only=True)
+class _Figure:
+    """What was measured, the bound of it that is held against the limit, more in words, and the worst of all that count."""
+
+    estimate: Estimate
+    value: float | None
+    words: str
+    worst: float | None = None
 
 
 def _check(
     rule: str, limit: float, rules: Rules, held: Held, find: Callable[[Rules, Held], _Figure], *, at_least: bool = False
 ) -> Check:
-    measured = held.subject.measured
+    subject = held.subject
+    measured = subject.measured
     job, at = (measured.job, measured.at) if measured is not None else ("", None)
+    check = Check(
+        rule=rule, limit=limit, value=None, passed=False, evidence="", job=job, at=at, engine=subject.engine,
+        evaluations=subject.existing, counted=len(subject.counted),
+    )  # fmt: skip
     try:
-        estimate, value, words = find(rules, held)
-        for figure in (estimate.value, value):
+        found = find(rules, held)
+        for figure in (found.estimate.value, found.value):
             if figure is None or not math.isfinite(figure):
-                raise _Missing(f"the evaluation by {job or 'its job'} has no number for it", _evaluate(rules, held.subject))
+                raise _Missing(f"the evaluation by {job or 'its job'} has no number for it", subject.evaluate)
     except _Missing as missing:
-        return Check(
-            rule=rule, limit=limit, value=None, passed=False, evidence=f"not measured: {missing.why}", job=job, at=at,
-            next_step=missing.next_step,
-        )  # fmt: skip
+        return msgspec.structs.replace(check, evidence=f"not measured: {missing.why}", next_step=missing.next_step)
+    value = found.value
     assert value is not None
     passed = value >= limit if at_least else value <= limit
-    return Check(rule=rule, limit=limit, value=value, passed=passed, evidence=words, estimate=estimate, job=job, at=at)
+    return msgspec.structs.replace(
+        check, value=value, passed=passed, evidence=found.words, estimate=found.estimate, worst=found.worst
+    )
 
 
 def _loss(rules: Rules, held: Held) -> _Figure:
@@ -101,36 +140,35 @@ def _loss(rules: Rules, held: Held) -> _Figure:
     if baseline is None:
         raise _Missing("the gate has no baseline", "Set the gate again with --baseline.")
     if subject.digest == baseline.digest:
-        return Estimate(value=0.0, low=0.0, high=0.0), 0.0, f"it is the baseline {baseline.version} itself"
-    after, before = _measured(rules, held, subject), _measured(rules, held, baseline, served=False)
+        words = f"it is the baseline {baseline.version} itself"
+        return _Figure(estimate=Estimate(value=0.0, low=0.0, high=0.0), value=0.0, words=words)
+    after, before = _measured(subject), _measured(baseline)
     theirs, ours = before.evaluation.outcomes, after.evaluation.outcomes
-    _must_pair(rules, baseline, theirs, subject, ours)
+    _must_pair(baseline, theirs, subject, ours)
     try:
         loss = held.loss(before, after, rules.metric)
     except OpenMaaSError as error:
-        next_step = error.next_step or _evaluate(rules, subject)
-        raise _Missing(f"its loss against {baseline.version}: {error.message}", next_step) from None
+        raise _Missing(f"its loss against {baseline.version}: {error.message}", error.next_step or subject.evaluate) from None
     interval = f"{loss.low:.2%} to {loss.high:.2%}" if loss.low is not None and loss.high is not None else "no interval"
+    worst = _worst(subject, rules.metric)
     words = (
         f"{rules.metric} lost {loss.value:.2%} against {baseline.version} (95%: {interval}; the upper bound counts), "
-        f"paired over {after.evaluation.rows} rows"
+        f"paired over {after.evaluation.rows} rows{_among(subject, f'{rules.metric} {_number(rules.metric, worst)}')}"
     )
-    return loss, loss.high, words
+    return _Figure(estimate=loss, value=loss.high, words=words, worst=worst)
 
 
-def _must_pair(rules: Rules, baseline: Subject, theirs: Outcomes | None, subject: Subject, ours: Outcomes | None) -> None:
+def _must_pair(baseline: Subject, theirs: Outcomes | None, subject: Subject, ours: Outcomes | None) -> None:
     for one, outcomes in ((baseline, theirs), (subject, ours)):
         if outcomes is None:
-            raise _Missing(f"the evaluation of {one.version} kept no answers to compare row by row", _evaluate(rules, one))
+            raise _Missing(f"the evaluation of {one.version} kept no answers to compare row by row", one.evaluate)
     assert theirs is not None and ours is not None
     if theirs.rows != ours.rows or theirs.kind != ours.kind:
-        raise _Missing(
-            f"{subject.version} and its baseline {baseline.version} were evaluated on other rows", _evaluate(rules, subject)
-        )
+        raise _Missing(f"{subject.version} and its baseline {baseline.version} were evaluated on other rows", subject.evaluate)
 
 
 def _quality(rules: Rules, held: Held) -> _Figure:
-    measured = _measured(rules, held, held.subject)
+    measured = _measured(held.subject)
     found = measured.evaluation.metrics.get(rules.metric)
     if found is None:
         there = ", ".join(measured.evaluation.metrics) or "none"
@@ -141,63 +179,98 @@ def _quality(rules: Rules, held: Held) -> _Figure:
     low = find_metric(rules.metric).higher
     counted, side = (found.low, "lower") if low else (found.high, "upper")
     between = " to ".join(_number(rules.metric, bound) for bound in (found.low, found.high))
-    value, rows = _number(rules.metric, found.value), measured.evaluation.rows
-    words = f"{rules.metric} {value} (95%: {between}; the {side} bound counts), over {rows:,} rows"
-    return found, counted, words
+    value, rows, worst = _number(rules.metric, found.value), measured.evaluation.rows, _worst(held.subject, rules.metric)
+    words = (
+        f"{rules.metric} {value} (95%: {between}; the {side} bound counts), over {rows:,} rows"
+        f"{_among(held.subject, _number(rules.metric, worst))}"
+    )
+    return _Figure(estimate=found, value=counted, words=words, worst=worst)
 
 
 def _p99(rules: Rules, held: Held) -> _Figure:
-    measured = _timed(rules, held)
-    assert measured.evaluation.figures is not None
-    found = next((one for one in measured.evaluation.figures.speeds if one.batch == 1), None)
-    if found is None:
-        raise _Missing("its speed at batch 1 was not measured", _evaluate(rules, held.subject))
-    label = measured.evaluation.figures.choice.label
-    words = f"{found.p99 * 1000:.3g} ms at batch 1 by {label}, {found.calls} calls on {held.here.label}"
-    return Estimate(value=found.p99), found.p99, words
+    figures, alike = _timed(held)
+    speed = _single(figures)
+    if speed is None:
+        raise _Missing("its speed at batch 1 was not measured", held.subject.evaluate)
+    if speed.calls < LEAST_CALLS:
+        seconds = math.ceil(3 * LEAST_CALLS * speed.p50) + 8
+        raise _Missing(
+            f"its p99 is of {speed.calls} calls, and at least {LEAST_CALLS} are needed",
+            f"{held.subject.evaluate} --seconds {seconds}",
+        )
+    others = [one.p99 for one in map(_single, alike) if one is not None and one.calls >= LEAST_CALLS]
+    label = figures.choice.label
+    words = f"{_milliseconds(speed.p99)} at batch 1 by {label}, {speed.calls} calls on {held.here.label}"
+    return _luckless(held.subject, others, words, _milliseconds)
 
 
 def _size(rules: Rules, held: Held) -> _Figure:
-    figures = _measured(rules, held, held.subject).evaluation.figures
+    figures = _measured(held.subject).evaluation.figures
     if figures is None:
-        raise _Missing("the evaluation did not measure what serving it takes", _evaluate(rules, held.subject))
-    return Estimate(value=figures.size), figures.size, f"{figures.size:,} bytes that {figures.choice.label} loads"
+        raise _Missing("the evaluation did not measure what serving it takes", held.subject.evaluate)
+    worst = max(one.figures.size for one in held.subject.counted if one.figures is not None)
+    words = f"{figures.size:,} bytes that {figures.choice.label} loads{_among(held.subject, f'{worst:,} bytes')}"
+    return _Figure(estimate=Estimate(value=figures.size), value=figures.size, words=words, worst=worst)
 
 
 def _cost(rules: Rules, held: Held) -> _Figure:
-    figures = _timed(rules, held).evaluation.figures
-    assert figures is not None
+    figures, alike = _timed(held)
     words = f"{figures.cost:.3g} processor seconds for 1,000 rows by {figures.choice.label} on {held.here.label}"
-    return Estimate(value=figures.cost), figures.cost, words
+    return _luckless(held.subject, [one.cost for one in alike], words, lambda value: f"{value:.3g} s")
 
 
-def _measured(rules: Rules, held: Held, subject: Subject, *, served: bool = True) -> Measured:
-    """Its newest evaluation. served: it must be by the engine that will serve, where both are known."""
-    measured = subject.measured
-    if measured is None:
-        raise _Missing(subject.missing, _evaluate(rules, subject))
+def _luckless(subject: Subject, found: Sequence[float], words: str, told: Callable[[float], str]) -> _Figure:
+    """Times differ from one evaluation to the next: the newest counts or, where it is worse, the median of all. So whoever is
+    refused cannot go on until a quiet moment, and whoever was disturbed once can."""
+    newest, median, worst = found[0], statistics.median_high(found), max(found)
+    if len(found) > 1:
+        which = "the median of these counts" if median > newest else "the newest counts"
+        words += f"; median of {len(found)} evaluations {told(median)}, the worst {told(worst)}; {which}"
+    return _Figure(estimate=Estimate(value=newest), value=max(newest, median), words=words, worst=worst)
+
+
+def _measured(subject: Subject) -> Measured:
+    """Its newest evaluation that counts."""
+    if subject.measured is None:
+        raise _Missing(subject.missing, subject.evaluate)
+    return subject.measured
+
+
+def _timed(held: Held) -> tuple[Figures, list[Figures]]:
+    """The newest figures, and all that count and are like them: of the same processor and release of the engine."""
+    measured = _measured(held.subject)
     figures = measured.evaluation.figures
-    if served and held.engine and figures is not None and figures.choice.label != held.engine:
-        raise _Missing(
-            f"{subject.version} was evaluated by the engine {figures.choice.label}, and {held.engine} would serve it",
-            f"{_evaluate(rules, subject)} --engine {held.engine}",
-        )
-    return measured
-
-
-def _timed(rules: Rules, held: Held) -> Measured:
-    measured = _measured(rules, held, held.subject)
-    if measured.evaluation.figures is None:
-        raise _Missing("the evaluation did not measure its speed", _evaluate(rules, held.subject))
+    if figures is None:
+        raise _Missing("the evaluation did not measure its speed", held.subject.evaluate)
     if (there := measured.evaluation.processor.label) != held.here.label:
-        raise _Missing(
-            f"its speed was measured on {there}, and this server runs on {held.here.label}", _evaluate(rules, held.subject)
-        )
-    return measured
+        raise _Missing(f"its speed was measured on {there}, and this server runs on {held.here.label}", held.subject.evaluate)
+    alike = [
+        one.figures
+        for one in held.subject.counted
+        if one.figures is not None and (one.processor.label, one.figures.library) == (there, figures.library)
+    ]
+    return figures, alike
 
 
-def _evaluate(rules: Rules, subject: Subject) -> str:
-    return f"openmaas evaluate {subject.version} --data {rules.dataset}"
+def _single(figures: Figures) -> Speed | None:
+    """At batch 1."""
+    return next((one for one in figures.speeds if one.batch == 1), None)
+
+
+def _worst(subject: Subject, metric: str) -> float | None:
+    found = [one.metrics[metric].value for one in subject.counted if metric in one.metrics]
+    return None if not found else min(found) if find_metric(metric).higher else max(found)
+
+
+def _among(subject: Subject, worst: str) -> str:
+    """How many evaluations there are, and what the worst of those that count says."""
+    if subject.existing < 2:
+        return ""
+    return f"; {len(subject.counted)} of {subject.existing} evaluations count, the worst with {worst}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms"
 
 
 def _number(metric: str, value: float | None) -> str:

@@ -1,22 +1,25 @@
 """Gates: the conditions under which an alias or a deployment may move to a version.
 
 A gate binds one alias of a model, or one public name that the model is deployed under. A move is allowed when the newest
-evaluation of exactly that version (by digest) on the gate's dataset (by digest) holds every rule:
+evaluation that counts (control/gate_evidence.py), of exactly that version on exactly the gate's dataset, holds every rule:
 
     max_loss    the upper 95% bound of the paired loss against the baseline's newest evaluation over the same rows
     minimum     the lower bound of the metric (of an error: the upper)
-    max_p99     seconds of a call at batch 1; max_cost: processor seconds for 1,000 rows; both on this server's processor
+    max_p99     seconds of a call at batch 1; max_cost: processor seconds for 1,000 rows; both on this server's processor, and
+                no better than the median of all evaluations that count
     max_size    bytes that the engine loads
 
 What was not measured has not passed: no evaluation, none of these rows, no figures, those of another processor, or of another
-engine than the one that a deployment would serve the version with. The refusal names the command that measures it.
+engine than the one that will serve. Where deployments serve the version by several, every one must hold. The refusal names the
+command that measures it. Evidence tells how many evaluations there are, how many count, and the worst of these.
 
-The baseline is fixed when the gate is set and stays when it is set again without one, so that many small losses cannot add up.
-Every wish to move leaves a row of decision with its rules, figures and jobs, in the transaction of the move; of a refusal the
-row is all that is written. Forced moves are rows too, with who forced them and the reason.
+The baseline is fixed when the gate is set. It stays when the gate is set again without one, also after it was taken away, so
+that many small losses cannot add up. Every wish to move leaves a row of decision with its rules, figures and jobs, in the
+transaction of the move; of a refusal the row is all that is written. Forced moves are rows too, with who forced them and the
+reason.
 
-A rollback goes back to a version that stood there before and is not held against the gate; the history of moves tells of it.
-Removing an alias and stopping a deployment move nothing to a version, and are not either.
+A rollback goes back to where a name stood before, whatever its gate says of that; it leaves a row as a forced move does.
+Removing an alias and stopping a deployment move nothing to a version, and ask no gate.
 """
 
 from __future__ import annotations
@@ -33,22 +36,26 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from openmaas.control.details import check_text
-from openmaas.control.evaluations import newest
-from openmaas.control.gate_rows import gate_arguments, live_gate, live_gates, rules_of, target_label
+from openmaas.control.gate_evidence import evidence
+from openmaas.control.gate_rows import gate_arguments, last_rules, live_gate, live_gates, rules_of, target_label
 from openmaas.control.gate_rules import Held, Measured, Subject, check_rules, in_words
 from openmaas.control.gate_settings import settle_rules
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after
-from openmaas.control.references import find_dataset, find_model, find_version
+from openmaas.control.references import find_model, find_version
+from openmaas.control.serving import Ways, serving
 from openmaas.core.errors import InvalidInput, NotFound, OpenMaaSError, Refused
-from openmaas.core.evaluations import Check, Estimate, Evaluation, Rules
+from openmaas.core.evaluations import Check, Estimate, Rules
 from openmaas.core.hardware import Processor, processor
 from openmaas.core.log import get_logger
 from openmaas.core.metrics import loss
 from openmaas.core.names import DEFAULT_PROJECT, Reference, check_alias, check_name
 from openmaas.core.resources import GateDecision, GateInfo, GateRequest, GateTarget, GateTrial, GateVerdict, Page
+from openmaas.formats.ways import ways_to_run
 from openmaas.store.database import Database
 from openmaas.store.tables import GateDecisionRow, GateRow, ModelRow, VersionRow
 
+ROLLBACK: Final = "Back to where it stood before."
+"""The reason that is kept with a rollback."""
 MOST_REASON: Final = 2000
 """Bytes of the reason of a forced move."""
 _SEED: Final = 0  # always the same: who asks again gets the same answer
@@ -59,8 +66,8 @@ _log = get_logger("gate")
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """To move a target to a version. previous: the number that it stands at. engine: that would serve it, where it is known.
-    reason: of one that is forced."""
+    """To move a target to a version. previous: the number that it stands at. engine: that will serve it; empty where the one
+    counts that serves it now, or would unasked. pending: what will serve is not known yet. reason: of one that is forced."""
 
     target: GateTarget
     name: str
@@ -71,16 +78,22 @@ class Wish:
     force: bool = False
     reason: str = ""
     engine: str = ""
+    pending: bool = False
 
 
 class GateService:
-    """Sets gates, and decides by them. here: the processor that figures must be of."""
+    """Sets gates, and decides by them. here: the processor that figures must be of. ways: in which a version could be run."""
 
     def __init__(
-        self, database: Database, here: Callable[[], Processor] = processor, clock: Callable[[], float] = time.time
+        self,
+        database: Database,
+        here: Callable[[], Processor] = processor,
+        clock: Callable[[], float] = time.time,
+        ways: Ways = ways_to_run,
     ) -> None:
         self._database = database
         self._here = here
+        self._ways = ways
         self._clock = clock
         self._losses: OrderedDict[tuple[int, int, str], Estimate] = OrderedDict()
         self._remembering = Lock()
@@ -145,8 +158,7 @@ class GateService:
         _check_target(target, name)
         with self._database.write() as session:
             row = find_model(session, project, model)
-            present = live_gate(session, row, target, name)
-            rules, notes = settle_rules(session, row, target, name, request, None if present is None else rules_of(present))
+            rules, notes = settle_rules(session, row, target, name, request, last_rules(session, row, target, name))
             gate = self._add(session, row, target, name, rules, actor)
         _log.info("set", gate=target_label(row.name, target, name), actor=actor)
         return replace(_view(row, gate), notes=notes)
@@ -179,25 +191,29 @@ class GateService:
         except (NotFound, InvalidInput):  # the move will say so
             return
 
-    def decide(self, session: Session, wish: Wish, *, pending: bool = False) -> Refused | None:
+    def decide(self, session: Session, wish: Wish) -> Refused | None:
         """Whether a target may move, within the transaction of the move, which keeps the decision with its evidence.
 
         None where it may, and where it has no gate. The refusal is returned and not raised: the transaction must commit,
-        without the move, and then raise it. pending: what will serve is not settled yet, and it is decided once more when it
-        is; so nothing but a refusal is kept.
+        without the move, and then raise it. What is pending is decided once more when it is not; so of it nothing but a refusal
+        is kept.
         """
         gate = live_gate(session, wish.model, wish.target, wish.name)
         if gate is None:
             return None
         rules = rules_of(gate)
-        checks = self._check(session, wish.model, wish.version, rules, wish.engine)
+        checks = self._check(session, wish.model, wish.version, rules, wish.engine, pending=wish.pending)
         failed = [one for one in checks if not one.passed]
         outcome = "passed" if not failed else "forced" if wish.force else "refused"
-        if not pending or outcome == "refused":
+        if not wish.pending or outcome == "refused":
             self._keep(session, wish, gate, checks, outcome)
         if outcome != "refused":
             return None
         return _refusal(wish, rules, failed)
+
+    def known_to_serve(self, session: Session, version: VersionRow, engine: str) -> bool:
+        """Whether gates of aliases are asked about this engine anyway: it serves the version, or would where none is named."""
+        return engine in serving(session, version, self._here, self._ways).engines
 
     def _keep(self, session: Session, wish: Wish, gate: GateRow, checks: Sequence[Check], outcome: str) -> None:
         session.add(
@@ -220,13 +236,43 @@ class GateService:
         label = target_label(wish.model.name, wish.target, wish.name)
         _log.info(outcome, gate=label, version=f"{wish.model.name}:{wish.version.number}", actor=wish.actor)
 
-    def _check(self, session: Session, model: ModelRow, version: VersionRow, rules: Rules, engine: str) -> Sequence[Check]:
-        baseline = None
-        if rules.max_loss is not None:
-            baseline = _subject(session, model.project, _baseline(session, model.project, rules.baseline), rules)
-        subject = _subject(session, model.project, (f"{model.name}:{version.number}", version.digest), rules)
-        held = Held(subject=subject, baseline=baseline, here=self._here(), loss=self._loss, engine=engine)
-        return check_rules(rules, held)
+    def _check(
+        self, session: Session, model: ModelRow, version: VersionRow, rules: Rules, engine: str, *, pending: bool = False
+    ) -> Sequence[Check]:
+        """Of each rule the check that fails for an engine that serves, else that of the first."""
+        reference = f"{model.name}:{version.number}"
+        subjects = self._subjects(session, version, reference, rules, engine, pending=pending)
+        baseline = self._baseline(session, model.project, rules)
+        held = [Held(subject=one, baseline=baseline, here=self._here(), loss=self._loss) for one in subjects]
+        found = zip(*(check_rules(rules, one) for one in held), strict=True)
+        return [next((one for one in same if not one.passed), same[0]) for same in found]
+
+    def _subjects(
+        self, session: Session, version: VersionRow, reference: str, rules: Rules, engine: str = "", *, pending: bool = False
+    ) -> Sequence[Subject]:
+        """The version by each engine that serves it, or that will."""
+        if pending:
+            return [evidence(session, version.project, reference, version.digest, rules.dataset, "")]
+        now = serving(session, version, self._here, self._ways)
+        engines = (engine,) if engine else now.engines
+        found = [
+            evidence(session, version.project, reference, version.digest, rules.dataset, one, asked=one not in now.engines[:1])
+            for one in engines
+        ]
+        return found or [_unknown(reference, version, now.measuring)]
+
+    def _baseline(self, session: Session, project: str, rules: Rules) -> Subject | None:
+        """None where the rules name none. By the engine that serves it, as what is held against it."""
+        if rules.max_loss is None:
+            return None
+        reference = rules.baseline
+        try:
+            _, version = find_version(session, project, reference)
+        except OpenMaaSError:
+            gone = f"the baseline {reference or '(none)'} is gone"
+            return Subject(version=reference, digest="", missing=gone, evaluate="Set the gate again with --baseline.")
+        subjects = self._subjects(session, version, reference, rules)
+        return next((one for one in subjects if one.measured is not None), subjects[0])
 
     def _loss(self, before: Measured, after: Measured, metric: str) -> Estimate:
         """Remembered, since evaluations never change and thousands of resamples take their time."""
@@ -246,17 +292,17 @@ class GateService:
 
 
 def check_force(force: bool, reason: str) -> None:
-    """Raises InvalidInput for a forced move without a reason, and for a reason without force."""
+    """Raises InvalidInput for what is forced without a reason, and for a reason without force."""
     check_text(reason, "reason", MOST_REASON)
     if force and not reason.strip():
         raise InvalidInput(
-            "A forced move needs a reason, which is kept with it.",
+            "What is forced needs a reason, which is kept with the name of who did it.",
             code="reason_required",
             next_step="Give it with --reason TEXT.",
         )
     if reason and not force:
         raise InvalidInput(
-            "A reason is kept with forced moves only.", code="reason_without_force", next_step="Add --force, or leave it out."
+            "A reason is kept with what is forced only.", code="reason_without_force", next_step="Add --force, or leave it out."
         )
 
 
@@ -277,34 +323,14 @@ def _find(session: Session, project: str, model: str, target: GateTarget, name: 
     return row, gate
 
 
-def _baseline(session: Session, project: str, reference: str) -> tuple[str, str]:
-    """It and its digest; no digest where it is gone."""
-    try:
-        _, version = find_version(session, project, reference)
-    except OpenMaaSError:
-        return reference, ""
-    return reference, version.digest
-
-
-def _subject(session: Session, project: str, version: tuple[str, str], rules: Rules) -> Subject:
-    reference, digest = version
-    subject = Subject(version=reference, digest=digest)
-    if not digest:
-        return replace(subject, missing=f"the baseline {reference or '(none)'} is gone")
-    try:
-        _, dataset = find_dataset(session, project, rules.dataset)
-    except OpenMaaSError:
-        return replace(subject, missing=f"the gate's dataset {rules.dataset} is gone")
-    row = newest(session, digest, dataset.digest, project)
-    if row is None:
-        return replace(subject, missing=f"{reference} was never evaluated on {rules.dataset}")
-    try:
-        evaluation = msgspec.json.decode(row.result, type=Evaluation)
-    except msgspec.MsgspecError:
-        return replace(subject, missing=f"the evaluation of {reference} by {row.job} cannot be read")
-    if (evaluation.digest, evaluation.dataset_digest) != (digest, dataset.digest):
-        return replace(subject, missing=f"the evaluation of {reference} by {row.job} is of something else")
-    return replace(subject, measured=Measured(id=row.id, evaluation=evaluation, job=row.job, at=row.at))
+def _unknown(reference: str, version: VersionRow, measuring: str) -> Subject:
+    """One of which nobody can tell which engine would serve it."""
+    subject = Subject(version=reference, digest=version.digest)
+    if measuring:
+        missing = f"{measuring} is still finding out which engine would serve {reference}"
+        return replace(subject, missing=missing, evaluate=f"openmaas jobs show {measuring} --wait")
+    missing = f"no engine here runs {reference} as it is"
+    return replace(subject, missing=missing, evaluate=f"openmaas convert {reference} --to onnx")
 
 
 def _refusal(wish: Wish, rules: Rules, failed: Sequence[Check]) -> Refused:

@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session
 
 from openmaas.control.references import find_version
 from openmaas.core.errors import OpenMaaSError
-from openmaas.core.made import read_made
+from openmaas.core.made import Made, read_made
 from openmaas.core.names import DEFAULT_PROJECT, parse_reference
 from openmaas.core.recipes import Distil, Merge, Recipe
 from openmaas.core.resources import Lineage, LineageLink, LineageNode
 from openmaas.store.database import Database
-from openmaas.store.tables import AliasRow, EvaluationRow, ModelRow, VariantRow, VersionRow
+from openmaas.store.tables import AliasRow, DatasetRow, DatasetVersionRow, EvaluationRow, ModelRow, VariantRow, VersionRow
 
 MOST_NODES: Final = 500
 _Found = tuple[ModelRow, VersionRow]
@@ -141,7 +141,7 @@ def _node(
         parent=version.parent,
         recipe=made.label,
         details=made.details,
-        links=_links(session, project, made.recipe),
+        links=[*_links(session, project, made.recipe), *_lost(session, project, made)],
         quality=quality,
         **compared,
     )
@@ -160,6 +160,30 @@ def _links(session: Session, project: str, recipe: Recipe | None) -> list[Lineag
         row = _row(session, project, reference)
         links.append(LineageLink(role=role, version=reference, deleted=row is None or row[1].deleted_at is not None))
     return links
+
+
+def _lost(session: Session, project: str, made: Made) -> list[LineageLink]:
+    """Datasets without which it cannot be made again."""
+    lost = []
+    for role, reference in made.datasets.items():
+        row = _dataset(session, project, reference)
+        if row is None:
+            lost.append(LineageLink(role=role, version=reference, deleted=True))
+        elif row.deleted_at is not None:
+            why = f": {row.deleted_for}" if row.deleted_for else ""
+            lost.append(LineageLink(role=role, version=reference, deleted=True, note=f"by {row.deleted_by or 'somebody'}{why}"))
+    return lost
+
+
+def _dataset(session: Session, project: str, reference: str) -> DatasetVersionRow | None:
+    """A version that may be deleted."""
+    try:
+        target = parse_reference(reference)
+    except OpenMaaSError:
+        return None
+    query = select(DatasetVersionRow).join(DatasetRow, DatasetRow.id == DatasetVersionRow.dataset_id)
+    query = query.where(DatasetRow.project == project, DatasetRow.name == target.model)
+    return session.scalar(query.where(DatasetVersionRow.number == target.number))
 
 
 def _quality(row: EvaluationRow) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from openmaas.control.jobs import JobService
 from openmaas.control.references import find_version
 from openmaas.control.resolution import AUTO, follow, force, require_runnable, still_possible, unmeasured
 from openmaas.control.revisions import Options, decode_options
+from openmaas.control.serving import newest_measurement, newest_measuring
 from openmaas.control.weights import KIND as CONVERSION
 from openmaas.control.weights import Weights
 from openmaas.core.contracts import Cause, Observed
@@ -104,7 +105,7 @@ class MeasurementService:
             self._jobs.submit(arguments.kind, msgspec.to_builtins(arguments), actor=actor, project=project)
 
     def _never_measured(self, session: Session, version: VersionRow) -> bool:
-        job = _newest_job(session, version)
+        job = newest_measuring(session, version)
         elsewhere = job is None or job.state == "succeeded"  # on another processor
         return elsewhere and self._newest(session, version) is None
 
@@ -147,7 +148,7 @@ class MeasurementService:
     def known(self, session: Session, version: VersionRow) -> tuple[dict[str, Any] | None, str | None]:
         """The newest measurement on this processor, as its job left it, with the job's id and when it was; and the id of a job
         that is measuring the version, or converting it where it generates text, or waits for its turn."""
-        row, job = self._newest_row(session, version), _newest_job(session, version)
+        row, job = self._newest_row(session, version), newest_measuring(session, version)
         shown = None if row is None else {**msgspec.json.decode(row.result), "job": row.job, "at": row.at}
         if _manifest(version).generator is not None:
             return shown, self._weights.converting(session, version)
@@ -158,12 +159,7 @@ class MeasurementService:
         return None if row is None else msgspec.json.decode(row.result, type=Measurement)
 
     def _newest_row(self, session: Session, version: VersionRow) -> MeasurementRow | None:
-        query = select(MeasurementRow).where(
-            MeasurementRow.project == version.project,
-            MeasurementRow.digest == version.digest,
-            MeasurementRow.processor == self._here().label,
-        )
-        return session.scalar(query.order_by(MeasurementRow.id.desc()).limit(1))
+        return newest_measurement(session, version, self._here())
 
     # choosing
 
@@ -181,7 +177,7 @@ class MeasurementService:
             return Decision(version, force(options.engine, ways, measurement, options, cores))
         if measurement is not None:
             return Decision(version, follow(measurement, manifest, options, cores))
-        job = _newest_job(session, version)
+        job = newest_measuring(session, version)
         if job is not None and job.state in OPEN:
             return Decision(version, job=job_id(job.number))
         return Decision(version, unmeasured(manifest, _why_not(job, self._when)))
@@ -226,12 +222,6 @@ class MeasurementService:
 
 def _manifest(version: VersionRow) -> Manifest:
     return msgspec.json.decode(version.manifest, type=Manifest)
-
-
-def _newest_job(session: Session, version: VersionRow) -> JobRow | None:
-    """The newest job that measures the version or measured it."""
-    query = select(JobRow).where(JobRow.kind == KIND, JobRow.version_id == version.id)
-    return session.scalar(query.order_by(JobRow.number.desc()).limit(1))
 
 
 def _waiting(session: Session) -> list[DeploymentRevisionRow]:

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence, Set
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from openmaas.control.gate_rows import gate_arguments, live_gates, rules_of, target_label
 from openmaas.control.job_rows import OPEN, job_id
 from openmaas.core.errors import Conflict, OpenMaaSError
 from openmaas.core.jobs import KINDS, OptimizeArguments, check_arguments
-from openmaas.store.tables import AliasRow, DeploymentRevisionRow, DeploymentRow, JobRow
+from openmaas.core.made import read_made
+from openmaas.store.tables import (
+    AliasRow,
+    DeploymentRevisionRow,
+    DeploymentRow,
+    EvaluationRow,
+    JobRow,
+    ModelRow,
+    VersionRow,
+)
 
 
 def refuse_while_deployed(session: Session, what: str, version_ids: Sequence[int]) -> None:
@@ -102,3 +111,40 @@ def refuse_while_dataset_in_jobs(session: Session, project: str, references: Col
                 code="dataset_in_job",
                 next_step=f"Wait for it, or openmaas jobs cancel {job_id(number)}.",
             )
+
+
+def refuse_while_dataset_named(session: Session, project: str, references: Collection[str]) -> None:
+    """Raises Conflict when a version that is there was made with one of the datasets, given by exact references, or was
+    evaluated on it: neither could be done again."""
+    made = _made_with(session, project, references)
+    if made is not None:
+        version, dataset, role = made
+        raise _named_by(dataset, f"{version} was made with it ({role})", f"openmaas lineage {version} shows how")
+    live = select(VersionRow.id).where(
+        VersionRow.project == project, VersionRow.digest == EvaluationRow.digest, VersionRow.deleted_at.is_(None)
+    )
+    where = (EvaluationRow.project == project, EvaluationRow.dataset.in_(references), live.exists())
+    newest = session.scalar(select(EvaluationRow).where(*where).order_by(EvaluationRow.id.desc()).limit(1))
+    if newest is not None:
+        count = session.scalar(select(func.count()).select_from(EvaluationRow).where(*where))
+        told = f"{count} evaluations are on it, the newest of {newest.version} by {newest.job}"
+        raise _named_by(newest.dataset, told if count != 1 else f"{newest.version} was evaluated on it by {newest.job}", "")
+
+
+def _made_with(session: Session, project: str, references: Collection[str]) -> tuple[str, str, str] | None:
+    """A version that is there, the dataset that it was made with, and what that was for."""
+    query = select(ModelRow.name, VersionRow.number, VersionRow.recipe).join(ModelRow, ModelRow.id == VersionRow.model_id)
+    query = query.where(VersionRow.project == project, VersionRow.deleted_at.is_(None))
+    query = query.where(or_(*(VersionRow.recipe.contains(one, autoescape=True) for one in references)))
+    for model, number, recipe in session.execute(query.order_by(VersionRow.id.desc())):
+        for role, dataset in read_made(recipe).datasets.items():
+            if dataset in references:
+                return f"{model}:{number}", dataset, role
+    return None
+
+
+def _named_by(dataset: str, why: str, look: str) -> Conflict:
+    force = f"openmaas data rm {dataset} --force --reason TEXT removes it all the same: then nobody can do that again."
+    return Conflict(
+        f"The dataset {dataset} is in use: {why}.", code="dataset_named", next_step=f"{look}. {force}" if look else force
+    )

@@ -15,6 +15,7 @@ from openmaas.control.details import check_card, encode_metadata
 from openmaas.control.gate_rows import refuse_while_baseline
 from openmaas.control.paging import DEFAULT_LIMIT, check_limit, make_page, number_after, within
 from openmaas.control.references import find_model, find_version
+from openmaas.control.serving import served_by
 from openmaas.control.usage import refuse_while_aliased, refuse_while_deployed, refuse_while_in_jobs
 from openmaas.control.variants import newest_variant
 from openmaas.core.errors import InvalidInput, NotFound
@@ -78,7 +79,8 @@ class VersionService:
             model, version = find_version(session, project, reference)
             measurement, job = self._measured(session, version)
             info = version_info(session, model, version)
-            return replace(info, measurement=measurement, measuring=job, variant=newest_variant(session, version))
+            variant, engines = newest_variant(session, version), served_by(session, version)
+            return replace(info, measurement=measurement, measuring=job, variant=variant, serving=engines)
 
     def change(self, reference: str, change: VersionChange, *, project: str = DEFAULT_PROJECT) -> VersionInfo:
         """Replace its metadata or card. Raises NotFound, and TooLarge or InvalidInput for what cannot be kept."""

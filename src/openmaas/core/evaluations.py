@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -13,6 +13,9 @@ Task = Literal["classification", "regression", "similarity", "generation", "agre
 """What is measured; agreement is with the parent only, where a dataset has no truth for this model."""
 
 Axis = Literal["quality", "size", "memory", "latency", "throughput"]
+
+STANDARD_SEED: Final = 0
+"""Of evaluations that gates count: who may choose the seed of an interval may go on until one pleases."""
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +91,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     metric: str
     rows: int
+    total: int = 0
     metrics: dict[str, Estimate]
     classes: tuple[ClassFigures, ...] = ()
     confusion: tuple[tuple[int, ...], ...] | None = None
@@ -200,7 +204,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One rule held against what was measured; value, the bound that counts, is None where it was not.
 
     estimate: the figure with its interval. evidence: both in words, or why there is nothing. job: id of the one that evaluated
-    the version, and at: when. next_step: a command that measures what is missing.
+    the version, and at: when. next_step: a command that measures what is missing. engine: label of the one that it was held
+    for. evaluations: of the version on the gate's dataset; counted: those of them that count; worst: the worst figure of these.
     """
 
     rule: str
@@ -212,3 +217,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     job: str = ""
     at: float | None = None
     next_step: str = ""
+    engine: str = ""
+    evaluations: int = 0
+    counted: int = 0
+    worst: float | None = None

@@ -21,6 +21,15 @@ class Made:
     recipe: Recipe | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def datasets(self) -> dict[str, str]:
+        """Exact references of the datasets that it was made with, by what they were for: data, evaluation or calibrated."""
+        converted = self.details.get("convert")
+        told = {name: self.details.get(name) for name in ("data", "evaluation")}
+        told["calibrated"] = converted.get("calibrated") if isinstance(converted, dict) else None
+        named = {role: one.get("version") if isinstance(one, dict) else one for role, one in told.items()}
+        return {role: one for role, one in named.items() if one and isinstance(one, str)}
+
 
 def read_made(text: str | None) -> Made:
     """Of a version's `recipe`, whoever wrote it."""

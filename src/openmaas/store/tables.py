@@ -317,7 +317,10 @@ class DatasetRow(Base):
 
 
 class DatasetVersionRow(Base):
-    """An immutable version of a dataset. `manifest` is core.datasets.DatasetManifest as JSON; `digest` is its SHA-256."""
+    """An immutable version of a dataset. `manifest` is core.datasets.DatasetManifest as JSON; `digest` is its SHA-256.
+
+    deleted_by: who deleted it; deleted_for: the reason, where something named it still.
+    """
 
     __tablename__ = "dataset_versions"
     __table_args__ = (UniqueConstraint("dataset_id", "number"), Index("dataset_versions_digest", "project", "digest"))
@@ -333,6 +336,8 @@ class DatasetVersionRow(Base):
     created_at: Mapped[float] = mapped_column(Double)
     created_by: Mapped[str] = mapped_column(Name)
     deleted_at: Mapped[float | None] = mapped_column(Double)
+    deleted_by: Mapped[str | None] = mapped_column(Name)
+    deleted_for: Mapped[str | None] = mapped_column(Text)
 
 
 class DatasetFileRow(Base):

@@ -31,7 +31,7 @@ from openmaas.tasks.evaluate import answers_of, evaluation_of
 from openmaas.tasks.examples import Examples, bind, rows_digest
 from openmaas.tasks.optimization.results import bounded
 from openmaas.tasks.previews import previews_of
-from openmaas.tasks.serving import serving_choice
+from openmaas.tasks.serving import serving_choice, serving_note
 from openmaas.tasks.side_by_side import Subject, measure_side_by_side
 
 MOST_ROWS: Final = 10_000
@@ -91,6 +91,7 @@ def run(job: Job) -> dict[str, Any]:
         else:
             contenders.append(_contender(arguments, one, dataset, figures))
     _require_some(versions)
+    notes += [note for one in able if not one.forced and (note := serving_note(job, one.reference, one.choice))]
     notes += [f"{one.name} was left out: {one.cause}" for one in versions if one.cause]
     baseline = versions[0]
     comparison = compare_contenders(
@@ -261,7 +262,7 @@ def _contender(
     if dataset is not None and one.examples is not None and one.examples.truth is not None:
         one.evaluation = evaluation_of(
             one.manifest, one.examples, one.outputs, version=one.reference, dataset=arguments.data,
-            dataset_digest=dataset[0].digest, figures=figures, seed=arguments.seed,
+            dataset_digest=dataset[0].digest, figures=figures, total=dataset[0].rows, seed=arguments.seed,
         )  # fmt: skip
     elif one.evaluation is not None:
         one.evaluation = msgspec.structs.replace(one.evaluation, figures=figures)
@@ -298,11 +299,11 @@ def _perplexities(
     for one in versions:
         assert one.manifest.generator is not None
         artifact = scored_by(one.manifest, one.reference)
-        passages, notes = passages_of_dataset(one.manifest.generator, one.folder, dataset, folder, rows, arguments.seed)
+        passages, total, notes = passages_of_dataset(one.manifest.generator, one.folder, dataset, folder, rows, arguments.seed)
         losses = losses_of(job, artifact, one.manifest, one.folder, passages)
         one.evaluation = text_evaluation(
-            one.manifest, passages, losses, version=one.reference, data=arguments.data, dataset=dataset, seed=arguments.seed,
-            notes=notes,
+            one.manifest, passages, losses, version=one.reference, data=arguments.data, dataset=dataset, total=total,
+            seed=arguments.seed, notes=notes,
         )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from openmaas.tasks.base import Job
 from openmaas.tasks.candidate import Candidate
 from openmaas.tasks.examples import Examples, bind
 from openmaas.tasks.meanings import Arrays, class_names, meaning_of, predicted
-from openmaas.tasks.serving import answer, serving_choice
+from openmaas.tasks.serving import answer, serving_choice, serving_note
 from openmaas.tasks.side_by_side import Subject, figures_of
 
 OTHER = "(another class)"
@@ -60,6 +60,7 @@ def run(job: Job) -> dict[str, Any]:
         notes = (
             [f"{most} of {dataset.rows} rows were drawn: at most so many are evaluated."] if _is_cut(arguments, dataset) else []
         )
+        notes += [note] if (note := serving_note(job, arguments.version, choice)) else []
         job.progress("waiting for this machine's turn to measure")
         with job.alone():
             outputs = answers_of(job, manifest, folder, choice, examples)
@@ -68,7 +69,7 @@ def run(job: Job) -> dict[str, Any]:
         job.progress("resampling")
         made = evaluation_of(
             manifest, examples, outputs, version=arguments.version, dataset=arguments.data, dataset_digest=dataset.digest,
-            figures=figures, seed=arguments.seed, notes=notes,
+            figures=figures, total=dataset.rows, seed=arguments.seed, notes=notes,
         )  # fmt: skip
     made = msgspec.structs.replace(made, seconds=round(time.monotonic() - start, 3))
     told = made.metrics[made.metric]
@@ -113,11 +114,12 @@ def evaluation_of(
     dataset: str,
     dataset_digest: str,
     figures: Figures | None = None,
+    total: int = 0,
     seed: int = 0,
     seconds: float = 0.0,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """What the answers to examples with a truth are worth. outputs: as serving.answer gives them.
+    """What the answers to examples with a truth are worth. outputs: as serving.answer gives them. total: rows that there are.
 
     Raises Refused where the usual metric is not defined on these rows.
     """
@@ -150,6 +152,7 @@ def evaluation_of(
         task=task,
         metric=BY_TASK[task][0],
         rows=len(known),
+        total=total,
         metrics=metrics,
         outcomes=encode_outcomes(known.kind, known.truth, known.answers, known.rows) if len(known) <= MOST_ROWS else None,
         figures=figures,

@@ -126,7 +126,7 @@ def _calibration(job: Job, arguments: OptimizeArguments, step: Pass | None, mani
         return Calibration()
     assert manifest.generator is not None
     dataset, rows = job.dataset(arguments.data)
-    ids, notes = passages_of_dataset(manifest.generator, folder, dataset, rows, _CALIBRATED, arguments.seed)
+    ids, _, notes = passages_of_dataset(manifest.generator, folder, dataset, rows, _CALIBRATED, arguments.seed)
     for note in notes:
         job.log(note)
     return Calibration(ids, arguments.data)

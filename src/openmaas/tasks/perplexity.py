@@ -24,7 +24,7 @@ from openmaas.formats.datasets import read_dataset
 from openmaas.tasks.base import Job
 from openmaas.tasks.evaluate import libraries_of
 from openmaas.tasks.passages import Ids
-from openmaas.tasks.serving import serving_choice
+from openmaas.tasks.serving import serving_choice, serving_note
 from openmaas.tasks.side_by_side import Subject, figures_of
 
 _LENGTH: Final = 256  # tokens of a passage
@@ -44,15 +44,16 @@ def evaluate_text(
     artifact = scored_by(manifest, arguments.version)
     choice = serving_choice(job, arguments.version, manifest, arguments.engine)
     job.progress("reading the dataset")
-    passages, notes = passages_of_dataset(manifest.generator, folder, dataset, rows, arguments.rows, arguments.seed)
+    passages, total, notes = passages_of_dataset(manifest.generator, folder, dataset, rows, arguments.rows, arguments.seed)
+    notes += [note] if (note := serving_note(job, arguments.version, choice)) else []
     job.progress("waiting for this machine's turn to measure")
     with job.alone():
         losses = losses_of(job, artifact, manifest, folder, passages)
         subject = Subject(name=arguments.version, manifest=manifest, folder=folder, choice=choice)
         figures = figures_of(job, subject, None, seconds=arguments.seconds, seed=arguments.seed)
     return text_evaluation(
-        manifest, passages, losses, version=arguments.version, data=arguments.data, dataset=dataset, figures=figures,
-        seed=arguments.seed, notes=notes,
+        manifest, passages, losses, version=arguments.version, data=arguments.data, dataset=dataset, total=total,
+        figures=figures, seed=arguments.seed, notes=notes,
     )  # fmt: skip
 
 
@@ -64,11 +65,12 @@ def text_evaluation(
     version: str,
     data: str,
     dataset: DatasetManifest,
+    total: int = 0,
     figures: Figures | None = None,
     seed: int = 0,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Of passages as `passages_of_dataset` gives them, and their losses by `losses_of`."""
+    """Of passages as `passages_of_dataset` gives them, out of `total`, and their losses by `losses_of`."""
     weights = np.array([len(ids) - 1 for ids in passages], np.float64)
     digest = hashlib.sha256(dataset.digest.encode() + msgspec.json.encode(passages)).hexdigest()
     known = Answered("losses", weights, losses, digest)
@@ -80,6 +82,7 @@ def text_evaluation(
         task="generation",
         metric="perplexity",
         rows=len(passages),
+        total=total,
         metrics={"perplexity": estimate("perplexity", known, seed)},
         outcomes=encode_outcomes("losses", known.truth, known.answers, known.rows),
         figures=figures,
@@ -105,8 +108,8 @@ def scored_by(manifest: Manifest, version: str) -> Artifact:
 
 def passages_of_dataset(
     generator: Generator, folder: Path, dataset: DatasetManifest, rows: Path, most: int, seed: int
-) -> tuple[list[Ids], list[str]]:
-    """Passages as token ids, at most `most` of them (0: all) drawn by the seed; and notes."""
+) -> tuple[list[Ids], int, list[str]]:
+    """Passages as token ids, at most `most` of them (0: all) drawn by the seed; how many there are; and notes."""
     from tokenizers import Tokenizer
 
     data = read_dataset(dataset, rows, limit=free_memory() // 2)
@@ -125,12 +128,13 @@ def passages_of_dataset(
     if not kept:
         raise InvalidInput(f"The text has no passage of {_LEAST} tokens or more.", code="invalid_dataset")
     notes = [f"{len(found) - len(kept)} passages of less than {_LEAST} tokens were left out."] if len(kept) < len(found) else []
-    most = min(most or len(kept), MOST_ROWS)
-    if most < len(kept):
-        notes.append(f"{most} of {len(kept)} passages were drawn.")
-        drawn = np.sort(np.random.default_rng(seed).choice(len(kept), most, replace=False))
+    total = len(kept)
+    most = min(most or total, MOST_ROWS)
+    if most < total:
+        notes.append(f"{most} of {total} passages were drawn.")
+        drawn = np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
         kept = [kept[place] for place in drawn.tolist()]
-    return kept, notes
+    return kept, total, notes
 
 
 def _cut(tokenizer: Any, text: str, length: int) -> Iterator[Ids]:

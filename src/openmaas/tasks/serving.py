@@ -30,13 +30,18 @@ Progress = Callable[[float, float], object]
 
 
 def serving_choice(job: Job, reference: str, manifest: Manifest, engine: str = "") -> EngineChoice:
-    """How a version is served here: by the engine of that label, else what the newest measurement on this processor found
-    fastest, else its own. Its threads are those to run with.
+    """How a version is served here: by the engine of that label, else the one that a deployment serves it by, else what the
+    newest measurement on this processor found fastest, else its own. Its threads are those to run with.
 
-    Raises InvalidInput where nothing here runs it, or the engine that is asked for does not.
+    Of several deployments' engines it is the first by name; gates ask for each. Raises InvalidInput where nothing here runs it,
+    or the engine that is asked for does not.
     """
     possible = engine_choices(manifest)
-    found = job.client.show(reference).measurement
+    version = job.client.show(reference)
+    if not engine and version.serving:
+        served = msgspec.convert(version.serving[0]["choice"], EngineChoice)
+        return msgspec.structs.replace(served, threads=served.threads or usable_cores())
+    found = version.measurement
     measurement = msgspec.convert(found, Measurement, strict=False) if found else None
     if measurement is not None and engine:
         measurement = msgspec.structs.replace(measurement, tried=measurement.named(engine))
@@ -55,6 +60,17 @@ def serving_choice(job: Job, reference: str, manifest: Manifest, engine: str = "
             else f"openmaas convert {reference} --to onnx",
         )
     return msgspec.structs.replace(choice, threads=choice.threads or usable_cores())
+
+
+def serving_note(job: Job, reference: str, choice: EngineChoice) -> str:
+    """What a person should be told of how a version was run, where it is as a deployment serves it; else empty."""
+    serving = job.client.show(reference).serving
+    name = next((one["deployment"] for one in serving if one["engine"] == choice.label), "")
+    if not name:
+        return ""
+    others = ", ".join(one["engine"] for one in serving if one["engine"] != choice.label)
+    more = f" Others serve it by {others}: --engine measures these." if others else ""
+    return f"{reference} was run by {choice.label}, by which the deployment {name!r} serves it.{more}"
 
 
 def answer(

@@ -36,10 +36,17 @@ def add_dataset(database: Database, name: str = "digits-test", number: int = 1) 
         session.add(version)
 
 
-def figures(p99: float = 0.01, size: int = 1000, cost: float = 1.0, engine: str = "dummy") -> Figures:
-    speed = Speed(batch=1, p50=p99 / 2, p99=p99, rate=1 / p99, calls=100)
-    choice = EngineChoice(engine=engine, artifact=Artifact(kind="dummy", entry="1"))
-    return Figures(choice=choice, size=size, memory=1, load=0.1, speeds=(speed,), cost=cost)
+def figures(
+    p99: float = 0.01,
+    size: int = 1000,
+    cost: float = 1.0,
+    engine: str | EngineChoice = "dummy",
+    calls: int = 100,
+    library: str = "",
+) -> Figures:
+    speed = Speed(batch=1, p50=p99 / 2, p99=p99, rate=1 / p99, calls=calls)
+    choice = EngineChoice(engine=engine, artifact=Artifact(kind="dummy", entry="1")) if isinstance(engine, str) else engine
+    return Figures(choice=choice, library=library, size=size, memory=1, load=0.1, speeds=(speed,), cost=cost)
 
 
 def answers(wrong: int, rows: str = "all") -> Outcomes:

@@ -168,7 +168,7 @@ def test_garbage_collection_leaves_live_datasets_and_frees_deleted_ones(registry
     assert registry.garbage.apply().blobs == 0 and registry.stored() == {digest(CSV), digest(OTHER)}
     assert {path.name for path in cache.iterdir()} == {first, second}
 
-    registry.datasets.delete_version("t:1")
+    registry.datasets.delete_version("t:1", actor="admin")
     report = registry.garbage.report()
     assert (report.blobs, report.digests) == (1, [digest(CSV)])
     assert registry.garbage.apply().digests == [digest(CSV)]
@@ -180,7 +180,7 @@ def test_garbage_collection_leaves_live_datasets_and_frees_deleted_ones(registry
 def test_a_file_that_a_model_has_too_stays(registry: Registry) -> None:
     registry.push("model", {"labels.csv": CSV})
     registry.push_dataset("t", {"t.csv": CSV})
-    registry.datasets.delete("t")
+    registry.datasets.delete("t", actor="admin")
     assert registry.garbage.apply().blobs == 0
     registry.push_dataset("t", {"t.csv": CSV})
     registry.models.delete("model", actor="admin")
@@ -190,7 +190,7 @@ def test_a_file_that_a_model_has_too_stays(registry: Registry) -> None:
 def test_an_unfinished_push_keeps_what_it_relies_on(registry: Registry, clock: Clock) -> None:
     registry.push_dataset("t", {"t.csv": CSV})
     upload = registry.uploads.begin(upload_request("u", {"t.csv": CSV}, kind="dataset"), actor="admin")
-    registry.datasets.delete("t")
+    registry.datasets.delete("t", actor="admin")
     assert registry.garbage.apply().blobs == 0
     assert registry.pushes.complete_dataset(upload.id, actor="admin").created
 
@@ -199,12 +199,12 @@ def test_deleted_versions_are_gone_and_numbers_go_on(registry: Registry) -> None
     registry.push_dataset("t", {"t.csv": CSV})
     registry.push_dataset("t", {"t.csv": OTHER})
     with pytest.raises(InvalidInput, match="does not say which version"):
-        registry.datasets.delete_version("t")
-    registry.datasets.delete_version("t:2")
+        registry.datasets.delete_version("t", actor="admin")
+    registry.datasets.delete_version("t:2", actor="admin")
     assert registry.datasets.get("t").number == 1
     with pytest.raises(NotFound, match="the newest is t:1"):
         registry.datasets.get("t:2")
-    registry.datasets.delete("t")
+    registry.datasets.delete("t", actor="admin")
     assert registry.datasets.list().total == 0
     with registry.database.read() as session:
         assert session.scalars(select(DatasetFileRow)).all() == []
@@ -231,8 +231,8 @@ def test_what_an_open_job_reads_stays(registry: Registry, kind: str, field: str)
     _job(registry, "running", kind, **{field: "t:1"})
     for delete, name in ((registry.datasets.delete_version, "t:1"), (registry.datasets.delete, "t")):
         with pytest.raises(Conflict, match=r"t:1 is in use: the job job-\d+ reads it"):
-            delete(name)
-    registry.datasets.delete_version("t:2")
+            delete(name, actor="admin")
+    registry.datasets.delete_version("t:2", actor="admin")
 
 
 def test_what_a_gate_judges_by_stays(registry: Registry) -> None:
@@ -247,10 +247,10 @@ def test_what_a_gate_judges_by_stays(registry: Registry) -> None:
 
     gate('{"dataset": "t:1"}')
     with pytest.raises(Conflict, match="t:1 is in use: the gate of m@champion judges by it") as caught:
-        registry.datasets.delete("t")
+        registry.datasets.delete("t", actor="admin")
     assert caught.value.next_step is not None and caught.value.next_step.startswith("openmaas gate rm m champion")
     gate(None)
-    registry.datasets.delete("t")
+    registry.datasets.delete("t", actor="admin")
 
 
 # ── projects ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -265,14 +265,14 @@ def test_another_projects_datasets_are_not_spoken_of(registry: Registry) -> None
         lambda: registry.datasets.get("t", project="third"),
         lambda: registry.datasets.versions("t", project="third"),
         lambda: registry.datasets.read_file("t", "t.csv", project="third"),
-        lambda: registry.datasets.delete("t", project="third"),
-        lambda: registry.datasets.delete_version("t:1", project="third"),
+        lambda: registry.datasets.delete("t", actor="admin", project="third"),
+        lambda: registry.datasets.delete_version("t:1", actor="admin", project="third"),
     )
     for call in calls:
         with pytest.raises(NotFound):
             call()
     assert registry.datasets.list(project="third").total == 0
-    registry.datasets.delete("t", project="other")
+    registry.datasets.delete("t", actor="admin", project="other")
     assert registry.datasets.get("t").number == 1
 
 

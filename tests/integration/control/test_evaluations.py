@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from sqlalchemy import select, update
 
-from openmaas.control.evaluations import EvaluationService, newest
+from openmaas.control.evaluations import EvaluationService
 from openmaas.control.jobs import JobService
 from openmaas.control.keys import KeyService
 from openmaas.control.observed import Fleet
@@ -84,16 +84,9 @@ def test_a_comparison_may_bring_several(world: World) -> None:
     assert len(world.rows()) == 2
 
 
-def test_the_newest_counts_and_the_others_stay(world: World) -> None:
+def test_the_newest_comes_first_and_the_others_stay(world: World) -> None:
     for wrong in (30, 20):
         world.end("evaluate", {"evaluation": world.made(wrong=wrong)})
-    digests = world.made()["digest"], world.made()["dataset_digest"]
-    with world.database.read() as session:
-        found = newest(session, *digests, "default")
-        assert found is not None
-        assert found.value == 0.98
-        assert newest(session, *digests, "other") is None
-        assert newest(session, "0" * 64, digests[1], "default") is None
     page = world.evaluations.list("digits:1", limit=1)
     assert (page.total, page.items[0].value, page.items[0].evaluation["outcomes"]) == (2, 0.98, None)
     (older,) = world.evaluations.list("digits:1", after=page.next, limit=1, dataset="digits-test").items
@@ -159,6 +152,18 @@ def test_nor_may_one_that_tells_of_several(world: World) -> None:
     refused(world, "compare", told("digits:2", "digits-test:1"), match, **compared, data="")
     others = told("digits:2", "digits-test:1", "digits:1", "other-test:1")
     refused(world, "optimize", others, match, auto=True, evaluation="digits-test")
+
+
+def test_a_job_tells_of_the_rows_the_seed_and_the_engine_that_it_was_asked_for(world: World) -> None:
+    """Which of them count for a gate depends on these."""
+    refused(world, "evaluate", [{"evaluation": {**world.made(), "seed": 3}}], "its seed is 3, and the job's 0")
+    refused(world, "evaluate", [{"evaluation": world.made()}], "its seed is 0, and the job's 3", seed=3)
+    refused(world, "evaluate", [{"evaluation": world.made()}], "asked for 10", rows=10)
+    by = {"figures": msgspec.to_builtins(figures(engine="dummy"))}
+    told = [{"evaluation": world.made()}, {"evaluation": {**world.made(), **by}}]
+    refused(world, "evaluate", told, "the engine openvino answered", engine="openvino")
+    optimized = [{"evaluations": [{**world.made(), "seed": 5}]}]
+    refused(world, "optimize", optimized, "its seed is 5", auto=True, evaluation="digits-test", seed=5)
 
 
 def test_an_optimisation_tells_of_what_it_made(world: World) -> None:

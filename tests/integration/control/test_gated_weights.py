@@ -12,11 +12,12 @@ from sqlalchemy import select
 
 from openmaas.core.errors import Refused
 from openmaas.core.evaluations import Evaluation
+from openmaas.core.manifest import Manifest
 from openmaas.core.metrics import encode_outcomes, estimate
 from openmaas.core.resources import GateDecision, GateRequest
 from openmaas.store.database import Database
 from openmaas.store.tables import DatasetVersionRow, EvaluationRow, VersionRow
-from tests.integration.control.gated import add_dataset
+from tests.integration.control.gated import add_dataset, figures
 from tests.integration.control.test_weights import HERE, World
 
 
@@ -41,7 +42,8 @@ class Gated(World):
             metrics = {"perplexity": estimate("perplexity", outcomes, 0, 100)}
             evaluation = Evaluation(
                 version=f"writer:{number}", digest=version.digest, dataset="prose:1", dataset_digest=dataset.digest,
-                task="generation", metric="perplexity", rows=100, metrics=metrics, outcomes=outcomes, processor=HERE,
+                task="generation", metric="perplexity", rows=100, metrics=metrics, outcomes=outcomes, processor=HERE, total=100,
+                figures=figures(engine=msgspec.json.decode(version.manifest, type=Manifest).choice),
             )  # fmt: skip
             session.add(
                 EvaluationRow(

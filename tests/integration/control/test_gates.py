@@ -52,12 +52,16 @@ class World:
         self.database = database
         self.changes = 0
         self.engines = FakeEngines()
-        self.gates = GateService(database, lambda: HERE)
+        self.gates = self.gate_service()
         self.aliases = AliasService(database, self._changed, gates=self.gates)
         self.versions = VersionService(database, open_blobs(settings))
         self.models = ModelService(database, self._changed)
         logs = settings.home_path / "logs"
         self.deployments = DeploymentService(database, Fleet(), self._changed, logs, self.engines, gates=self.gates)
+
+    def gate_service(self) -> GateService:
+        """As a server that starts makes it."""
+        return GateService(self.database, lambda: HERE, ways=lambda manifest: [manifest.choice])
 
     def _changed(self) -> None:
         self.changes += 1
@@ -304,8 +308,8 @@ def _forged(result: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("rules", "change", "said"),
     [
-        ({"max_p99": 1.0}, _no_speed, "did not measure its speed"),
-        ({"max_size": 10**6}, _no_speed, "did not measure what serving it takes"),
+        ({"max_p99": 1.0}, _no_speed, "does not tell which engine answered, and dummy would serve it"),
+        ({"max_size": 10**6}, _no_speed, "does not tell which engine answered"),
         ({"max_p99": 1.0}, _null, "cannot be read"),
         ({"minimum": 0.1}, _no_bound, "no number for it"),
         ({"max_p99": 1.0}, _batch, "batch 1 was not measured"),
@@ -365,13 +369,14 @@ def test_force_where_nothing_refuses_is_a_move_like_any_other(gated: World) -> N
     assert len(gated.outcomes()) == 1
 
 
-def test_rollbacks_and_removals_are_not_held_against_a_gate(gated: World) -> None:
+def test_rollbacks_and_removals_are_not_stopped_by_a_gate_and_rollbacks_are_kept(gated: World) -> None:
     gated.move(3, force=True, reason="Try it.")
     gated.move(2, force=True, reason="Try this.")
     assert gated.aliases.rollback("digits", "champion", actor="bob").number == 3
     gated.aliases.remove("digits", "champion", actor="bob")
     assert gated.aliases.rollback("digits", "champion", actor="bob").number == 3
-    assert [outcome for outcome, *_ in gated.outcomes()] == ["forced", "forced"]
+    assert gated.outcomes() == [("forced", 3, 1), ("forced", 2, 3), ("forced", 3, 2), ("forced", 3, None)]
+    assert gated.gates.decisions("digits").items[0].reason == "Back to where it stood before."
 
 
 def test_other_aliases_are_free(gated: World) -> None:
@@ -524,9 +529,9 @@ def test_stopping_a_deployment_asks_no_gate(served: World) -> None:
     assert len(served.outcomes()) == 1
 
 
-def test_a_rollback_goes_back_to_what_served_without_asking_its_gate(served: World) -> None:
+def test_a_rollback_goes_back_to_what_served_and_its_gate_keeps_what_it_holds_of_that(served: World) -> None:
     with served.database.write() as session:
         session.scalars(select(DeploymentRow)).one().serving = 1
     served.deploy("digits:2", force=True, reason="Try it.")
     assert served.deployments.rollback("digits", actor="bob").version == 1
-    assert [one[0] for one in served.outcomes()] == ["forced"]
+    assert served.outcomes() == [("forced", 2, 1), ("passed", 1, 1)], "the baseline itself loses nothing"

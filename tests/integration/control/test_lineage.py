@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from sqlalchemy import select
 
+from openmaas.control.datasets import DatasetService
 from openmaas.control.lineage import LineageService
 from openmaas.core.errors import NotFound
 from openmaas.core.jobs import recipe_of
 from openmaas.core.resources import Lineage
+from openmaas.core.settings import Settings
+from openmaas.store.blobs import open_blobs
 from openmaas.store.database import Database
 from openmaas.store.tables import AliasMoveRow, AliasRow, ModelRow, VariantRow, VersionRow
 from tests.integration.control.gated import add_dataset, evaluate
@@ -103,11 +107,22 @@ def test_recipes_are_told_in_short_and_link_to_their_teachers(world: World) -> N
     nodes = {node.number: node for node in world.get("digits:1").nodes}
     assert nodes[2].recipe.startswith("prune channels")
     assert "distil" in nodes[2].recipe
-    assert [(link.role, link.version, link.deleted) for link in nodes[2].links] == [("teacher", "teacher:1", True)]
+    links = [(link.role, link.version, link.deleted) for link in nodes[2].links]
+    assert links == [("teacher", "teacher:1", True), ("data", "digits-train:1", True)]
     assert nodes[2].details["libraries"] == {"torch": "2.13"}
     assert nodes[3].recipe == "convert openvino-genai int8"
     assert nodes[4].recipe == "by hand, in a notebook"
     assert (nodes[5].recipe, nodes[5].links) == ("optimize", [])
+
+
+def test_a_dataset_that_is_gone_is_told_with_who_deleted_it(world: World, tmp_path: Path) -> None:
+    world.change(2, recipe=OPTIMIZED)
+    add_dataset(world.database, "digits-train")
+    assert [link.role for link in world.get("digits:2").nodes[1].links] == ["teacher"]
+    datasets = DatasetService(world.database, open_blobs(Settings(home=str(tmp_path))))
+    datasets.delete_version("digits-train:1", actor="ada", force=True, reason="The law asks for it.")
+    lost = world.get("digits:2").nodes[1].links[1]
+    assert (lost.role, lost.version, lost.note) == ("data", "digits-train:1", "by ada: The law asks for it.")
 
 
 def test_quality_loss_and_aliases_are_the_newest(world: World) -> None:

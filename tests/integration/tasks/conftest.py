@@ -30,6 +30,7 @@ class Registry:
         self.cards: dict[str, str] = {}
         self.datasets: dict[str, tuple[DatasetManifest, Path]] = {}
         self.measurements: dict[str, dict[str, Any]] = {}
+        self.serving: dict[str, list[dict[str, Any]]] = {}
         """By reference, as control keeps them of jobs that succeeded."""
 
     def add(self, model: str, files: Path, **more: Any) -> str:
@@ -59,6 +60,7 @@ class Registry:
             recipe=self.recipes.get(reference),
             manifest=msgspec.to_builtins(self.versions[reference][0]),
             measurement=self.measurements.get(reference),
+            serving=self.serving.get(reference, []),
         )
 
     def versions_of(self, model: str) -> list[Any]:

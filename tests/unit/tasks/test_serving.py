@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -147,11 +148,26 @@ def test_the_engine_is_the_fastest_that_was_measured(monkeypatch: pytest.MonkeyP
         tried=(tried(slow, 1), tried(fast, 2), tried(gone, 3)),
     )  # fmt: skip
 
-    def job(found: Any) -> Any:
-        return SimpleNamespace(client=SimpleNamespace(show=lambda _: SimpleNamespace(measurement=found)))
+    def job(found: Any, *serving: dict[str, Any]) -> Any:
+        shown = SimpleNamespace(measurement=found, serving=serving)
+        return SimpleNamespace(client=SimpleNamespace(show=lambda _: shown))
 
     chosen = serving_choice(job(measurement.to_json()), "digits:1", manifest)
     assert (chosen.engine, chosen.threads) == ("fast", 1)
     assert serving_choice(job(measurement.to_json()), "digits:1", manifest, "onnxruntime").engine == "onnxruntime"
     own = serving_choice(job(None), "digits:1", manifest)
     assert (own.engine, own.threads) == ("onnxruntime", 2)
+    bf16 = EngineChoice(engine="openvino", artifact=slow.artifact, precision="bf16")
+    deployed = [
+        {"engine": one.label, "deployment": name, "choice": msgspec.to_builtins(one)}
+        for one, name in ((bf16, "shop"), (fast, "b"))
+    ]
+    forced = serving_choice(job(measurement.to_json(), *deployed), "digits:1", manifest)
+    assert (forced.label, forced.threads) == ("openvino:bf16", 2), "what serves is measured"
+    asked = serving_choice(job(measurement.to_json(), *deployed), "digits:1", manifest, "fast")
+    assert (asked.engine, asked.threads) == ("fast", 1)
+    note = serving.serving_note(job(None, *deployed), "digits:1", forced)
+    assert note.startswith(
+        "digits:1 was run by openvino:bf16, by which the deployment 'shop' serves it. Others serve it by fast"
+    )
+    assert serving.serving_note(job(None), "digits:1", forced) == ""

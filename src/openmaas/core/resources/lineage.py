@@ -8,11 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class LineageLink:
-    """A version that another was made with besides its parent. role: teacher, student, merged or base."""
+    """A version that another was made with besides its parent, or a dataset that is deleted.
+
+    role: teacher, student, merged or base; of a dataset, data, evaluation or calibrated. note: of a dataset, who deleted it,
+    and why.
+    """
 
     role: str
     version: str
     deleted: bool
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from openmaas.core.resources.base import STRICT
@@ -28,8 +28,9 @@ class VersionInfo:
 
     measurement: openmaas.core.measurement.Measurement as JSON, the newest on this server's processor, with the `job` and `at`;
     measuring: id of a job that is at it. variant: openmaas.core.evaluations.Entrant as JSON, what the newest comparison with a
-    version that it was made of said, with `baseline`, `baseline_figures`, `metric`, `dataset`, `job` and `at`. All three are
-    only told of a version that is asked for by itself.
+    version that it was made of said, with `baseline`, `baseline_figures`, `metric`, `dataset`, `job` and `at`. serving: for
+    each engine by which deployments serve it, its name (`engine`), a `deployment`, and the `choice`, an
+    openmaas.core.manifest.EngineChoice as JSON. These are only told of a version that is asked for by itself.
     """
 
     model: str
@@ -50,6 +51,7 @@ class VersionInfo:
     measurement: dict[str, Any] | None = None
     measuring: str | None = None
     variant: dict[str, Any] | None = None
+    serving: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

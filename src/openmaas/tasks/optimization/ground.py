@@ -13,7 +13,7 @@ import numpy as np
 
 from openmaas.core.datasets import DatasetManifest
 from openmaas.core.errors import Cancelled, InvalidInput, OpenMaaSError, Refused
-from openmaas.core.evaluations import Evaluation, Figures, VersionComparison
+from openmaas.core.evaluations import STANDARD_SEED, Evaluation, Figures, VersionComparison
 from openmaas.core.hardware import usable_cores
 from openmaas.core.jobs import OptimizeArguments
 from openmaas.core.manifest import EngineChoice, Manifest
@@ -263,7 +263,8 @@ def _contender(ground: Ground, variant: Variant | None, outputs: Arrays, figures
     if ground.evaluation is not None and ground.rows.truth is not None:
         evaluation = evaluation_of(
             manifest, ground.rows, outputs, version=name, dataset=ground.evaluation[0],
-            dataset_digest=ground.evaluation[1].digest, figures=figures, seed=ground.arguments.seed,
+            dataset_digest=ground.evaluation[1].digest, figures=figures, total=ground.evaluation[1].rows,
+            seed=STANDARD_SEED,
         )  # fmt: skip
     return Contender(
         version=name,
