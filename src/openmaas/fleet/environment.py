@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from openmaas.core.settings import Settings, variable
+from openmaas.fleet.home import temporary_folder
 from openmaas.fleet.lifeline import PARENT_VARIABLE
 
 Kind = Literal["control", "gateway", "replica", "job"]
@@ -24,7 +25,8 @@ _SECRET_SETTINGS = frozenset({"database_url"})
 def child_environment(settings: Settings, kind: Kind, environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """The whole environment of a child. A replica or job that reads models from S3 keeps the AWS variables.
 
-    A job lacks the name of its parent: it goes on when the supervisor ends, for the next one to take over.
+    A job lacks the name of its parent: it goes on when the supervisor ends, for the next one to take over. The temporary files
+    of all others go where the next supervisor removes them; of the system's own folder they learn only where the sockets are.
     """
     given = os.environ if environment is None else environment
     bucket = settings.blobs_url.startswith("s3:")
@@ -34,8 +36,10 @@ def child_environment(settings: Settings, kind: Kind, environment: Mapping[str, 
         if not name.startswith("OPENMAAS_")
         and (kind == "control" or _is_plain(name) or (_is_aws(name) and bucket and kind in ("replica", "job")))
     }
-    parent = {} if kind == "job" else {PARENT_VARIABLE: str(os.getpid())}
-    return kept | _settings(settings, kind) | parent | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    if kind != "job":
+        kept |= {PARENT_VARIABLE: str(os.getpid()), "TMPDIR": str(temporary_folder(settings))}
+    settings = msgspec.structs.replace(settings, runtime_dir=str(settings.runtime_path))
+    return kept | _settings(settings, kind) | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
 def server_environment(settings: Settings) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,18 @@ def read_note(settings: Settings) -> Running | None:
         return msgspec.json.decode(_note_path(settings).read_bytes(), type=Running)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
+
+
+def temporary_folder(settings: Settings) -> Path:
+    """Where the server's processes put what they need for a while. A job has its own folder for that."""
+    return settings.home_path / "tmp"
+
+
+def clear_temporary(settings: Settings) -> None:
+    """Remove what killed processes left there, and make the folder. For the holder of the home: it is nobody else's."""
+    folder = temporary_folder(settings)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def tidy_runtime(settings: Settings) -> None:

@@ -20,7 +20,7 @@ from openmaas.core.errors import Unavailable
 from openmaas.core.log import get_logger
 from openmaas.core.settings import Settings, prepare_runtime
 from openmaas.fleet.control_line import ControlLine
-from openmaas.fleet.home import Running, lock_home, prepare_home, tidy_runtime, write_note
+from openmaas.fleet.home import Running, clear_temporary, lock_home, prepare_home, tidy_runtime, write_note
 from openmaas.fleet.jobs import Jobs
 from openmaas.fleet.keeper import Keeper, first_of
 from openmaas.fleet.memory import resident
@@ -77,14 +77,18 @@ class Supervisor:
         prepare_home(settings)
         with lock_home(settings):
             prepare_runtime(settings)
-            self._jobs.adopt()
-            await asyncio.gather(claim_port(settings, "http_port"), claim_port(settings, "control_port"))
-            self._listen_to_signals()
-            write_note(settings, self._running(ready=False))
             try:
-                await self._serve()
+                clear_temporary(settings)
+                self._jobs.adopt()
+                await asyncio.gather(claim_port(settings, "http_port"), claim_port(settings, "control_port"))
+                self._listen_to_signals()
+                write_note(settings, self._running(ready=False))
+                try:
+                    await self._serve()
+                finally:
+                    await self._stop_children()
             finally:
-                await self._stop_children()
+                tidy_runtime(settings)
 
     # start and run
 
@@ -148,7 +152,6 @@ class Supervisor:
         await asyncio.gather(*(keeper.stop() for keeper in self._gateways))
         await asyncio.gather(self._replicas.stop(), self._jobs.stop())
         await self._control.stop()
-        tidy_runtime(self._settings)
         _log.info("stopped")
 
     # what is told

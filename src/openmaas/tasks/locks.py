@@ -26,9 +26,9 @@ def file_lock(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
         os.close(descriptor)
 
 
-def measuring_lock(waiting: Callable[[], object]) -> contextlib.AbstractContextManager[None]:
-    """One for each machine and user, whatever server somebody measures for."""
-    return file_lock(Path(tempfile.gettempdir()) / f"openmaas-measuring-{os.getuid()}.lock", waiting)
+def measuring_lock(waiting: Callable[[], object], folder: str = "") -> contextlib.AbstractContextManager[None]:
+    """One for each machine and user, whatever server somebody measures for. folder: the system's for temporary files."""
+    return file_lock(Path(folder or tempfile.gettempdir()) / f"openmaas-measuring-{os.getuid()}.lock", waiting)
 
 
 def _taken(path: Path, waiting: Callable[[], object]) -> int:

@@ -7,9 +7,11 @@ the task goes on, and its end is told when control is back.
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -46,6 +48,7 @@ class JobProcess:
         self.scratch = settings.home_path / "jobs" / spec.name
         self._connection = connection
         self._reporter = reporter
+        self._shared = tempfile.gettempdir()
         self._stage = ""
         self._alone = 0
         self._interpreters = Interpreters(settings.home_path / "environments", ENVIRONMENTS)
@@ -89,7 +92,7 @@ class JobProcess:
             yield  # a part of a task that holds it already
             return
         stage = self._stage
-        with measuring_lock(lambda: self.progress("waiting for another measurement on this machine")):
+        with measuring_lock(lambda: self.progress("waiting for another measurement on this machine"), self._shared):
             if self._stage != stage:
                 self.progress(stage)
             self._alone += 1
@@ -135,7 +138,8 @@ def _do(job: JobProcess, reporter: Reporter) -> JobReport | None:
     """Run the task: what to report in the end, None when the job was asked to end before."""
     try:
         job.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-        result = find_task(job.kind)(job)
+        with _temporary_files_in(job.scratch):
+            result = find_task(job.kind)(job)
         return JobReport(result=_plain(result))
     except MemoryError:
         limit = job.settings.job_memory
@@ -149,6 +153,20 @@ def _do(job: JobProcess, reporter: Reporter) -> JobReport | None:
             return None
         text = without_paths(str(error))
         return _failure(OpenMaaSError(f"The task failed unexpectedly: {type(error).__name__}: {text}", code="task_failed"))
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Those of this process and of what it starts: they are removed with the folder, whatever becomes of the process."""
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("TMPDIR")
+        if before[0] is not None:
+            os.environ["TMPDIR"] = before[0]
+        tempfile.tempdir = before[1]
 
 
 def find_task(kind: str) -> Task:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from openmaas.core.contracts import Desired, JobSpec, Observed, ReplicaSpec, encode
-from openmaas.core.errors import Unavailable
+from openmaas.core.errors import Conflict, Unavailable
 from openmaas.core.manifest import Manifest
 from openmaas.core.settings import Settings
 from openmaas.core.types import Signature
@@ -79,7 +79,7 @@ class Scene:
         assert self.task is not None
         if not self.task.done():
             os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.wait_for(self.task, 20)
+            await asyncio.wait_for(self.task, 60)
 
     @property
     def order(self) -> list[list[str]]:
@@ -98,7 +98,7 @@ class Scene:
         return observed.replicas[0].state if observed is not None and observed.replicas else None
 
 
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
@@ -117,8 +117,8 @@ async def scene(tmp_path: Path, sockets: Path) -> AsyncIterator[Scene]:
         runtime_dir=str(sockets),
         http_port=free_port(),
         control_port=free_port(),
-        drain_timeout=3.0,
-        hang_timeout=1.0,
+        drain_timeout=60.0,
+        hang_timeout=3.0,
     )
     scene = Scene(settings, tmp_path)
     scene.start()
@@ -176,7 +176,24 @@ async def test_the_second_signal_ends_everything_at_once(scene: Scene) -> None:
     assert scene.task is not None
     assert not scene.task.done()
     os.kill(os.getpid(), signal.SIGINT)
-    await asyncio.wait_for(scene.task, 2)
+    await asyncio.wait_for(scene.task, 30)  # nobody waits for the drain
+
+
+async def test_a_start_that_fails_leaves_no_folder_for_sockets(tmp_path: Path, sockets: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = Settings(
+            home=str(tmp_path / "home"),
+            runtime_dir=str(sockets),
+            http_port=int(taken.getsockname()[1]),
+            control_port=free_port(),
+        )
+        (tmp_path / "home" / "tmp" / "openmaas-examine-left").mkdir(parents=True)
+        with pytest.raises(Conflict):
+            await Supervisor(settings, Scripts(settings, tmp_path)).run()
+    assert not sockets.exists()
+    assert list((tmp_path / "home" / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["control", "gateway-0"])
@@ -187,7 +204,7 @@ async def test_what_does_not_start_is_told_with_its_last_words_and_nothing_stays
     (tmp_path / f"broken-{kind}").write_text("the database is of another version")
     scene = Scene(settings, tmp_path)
     with pytest.raises(Unavailable, match=f"{kind} did not start") as refused:
-        await asyncio.wait_for(scene.supervisor.run(), 20)
+        await asyncio.wait_for(scene.supervisor.run(), 60)
     assert "the database is of another version" in refused.value.message
     assert scene.ready == []
     for line in scene.order:

@@ -1,3 +1,5 @@
+import msgspec
+
 from openmaas.core.settings import Settings, load_settings
 from openmaas.fleet.environment import child_environment, server_environment
 from openmaas.fleet.lifeline import PARENT_VARIABLE
@@ -39,8 +41,17 @@ def test_a_replica_gets_the_bucket_credentials_where_models_lie_in_one() -> None
 
 
 def test_the_child_reads_the_settings_as_they_are() -> None:
-    assert load_settings(child_environment(SETTINGS, "control", GIVEN)) == SETTINGS
+    told = load_settings(child_environment(SETTINGS, "control", GIVEN))
+    assert told == msgspec.structs.replace(SETTINGS, runtime_dir=str(SETTINGS.runtime_path))
     assert load_settings(server_environment(SETTINGS)) == SETTINGS
+
+
+def test_temporary_files_go_where_the_next_server_removes_them_and_sockets_stay_where_they_are() -> None:
+    for kind in ("control", "gateway", "replica"):
+        environment = child_environment(SETTINGS, kind, GIVEN | {"TMPDIR": "/elsewhere"})
+        assert environment["TMPDIR"] == "/h/tmp"
+        assert load_settings(environment).runtime_path == SETTINGS.runtime_path
+    assert child_environment(SETTINGS, "job", GIVEN | {"TMPDIR": "/elsewhere"})["TMPDIR"] == "/elsewhere"
 
 
 def test_all_but_a_job_end_with_their_parent() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,6 +171,24 @@ def test_holding_the_measuring_lock_twice_is_holding_it_once(
 
     scene.run(task)
     assert scene.control.told[-1][1].result == {"held": True}
+
+
+def test_temporary_files_of_a_task_lie_in_its_own_folder(scene: Scene) -> None:
+    outside = tempfile.gettempdir()
+
+    def task(job: Job) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            child = subprocess.run(
+                [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            return {"own": folder.startswith(str(job.scratch)), "child": child.stdout.strip() == str(job.scratch)}
+
+    scene.run(task)
+    assert scene.control.told[-1][1].result == {"own": True, "child": True}
+    assert tempfile.gettempdir() == outside
 
 
 @pytest.mark.parametrize("kind", KINDS)
