@@ -47,8 +47,12 @@ def change(entrant: Entrant, baseline: Entrant, axis: Axis) -> int:
         low, high = _interval(entrant)
         return 1 if low > 0 else -1 if high < 0 else 0
     ours, theirs = figure(entrant, axis), figure(baseline, axis)
-    noise = 0.0 if axis == "size" else NOISE
-    return 1 if ours > theirs * (1 + noise) else -1 if ours < theirs / (1 + noise) else 0
+    return 1 if ours > theirs * _beyond_noise(axis) else -1 if ours < theirs / _beyond_noise(axis) else 0
+
+
+def _beyond_noise(axis: Axis) -> float:
+    """Two figures whose ratio is no more than this are the same."""
+    return 1.0 if axis == "size" else 1 + NOISE
 
 
 def dominated(entrant: Entrant, baseline: Entrant) -> bool:
@@ -71,7 +75,8 @@ def recommend(entrants: Sequence[Entrant], target: Target, max_loss: float, metr
     """The best of the target among those whose loss is within max_loss by its upper bound, and why, in a sentence.
 
     The first entrant is the baseline, which is recommended where nothing is better by more than the noise. A dominated one
-    never is. Of those whose targets differ by less than the noise, the one that loses least.
+    never is. Of those whose targets differ by less than the noise, the one that loses least; of those that lose the same, the
+    smallest, then the one with the better target, so that nothing within the limit is better than it without being worse.
     """
     baseline, others = entrants[0], entrants[1:]
     useful = [one for one in others if not one.dominated and not dominated(one, baseline)]
@@ -81,8 +86,8 @@ def recommend(entrants: Sequence[Entrant], target: Target, max_loss: float, metr
     if not within:
         return baseline.version, f"{_nothing(better, noun, limit, metric)} {baseline.version} stays the best."
     least = min(figure(one, target) for one in within)
-    equal = [one for one in within if figure(one, target) <= least * (1 + NOISE)]
-    best = min(equal, key=lambda one: (figure(one, "quality"), figure(one, "size")))
+    equal = [one for one in within if figure(one, target) <= least * _beyond_noise(target)]
+    best = min(equal, key=lambda one: [figure(one, axis) for axis in ("quality", "size", target, *AXES)])
     assert best.loss is not None
     times = figure(baseline, target) / figure(best, target)
     why = (
@@ -90,7 +95,7 @@ def recommend(entrants: Sequence[Entrant], target: Target, max_loss: float, metr
         f"it loses {told_loss(best.loss.value, metric)}, with 95% confidence no more than "
         f"{told_loss(max(0.0, _interval(best)[1]), metric)}."
     )
-    beyond = [one for one in better if one not in within and figure(one, target) < figure(best, target) / (1 + NOISE)]
+    beyond = [one for one in better if one not in within and figure(one, target) < figure(best, target) / _beyond_noise(target)]
     return best.version, f"{why} {_beyond(beyond, noun, metric)}".strip()
 
 

@@ -106,6 +106,18 @@ def test_of_those_that_a_measurement_cannot_tell_apart_the_one_that_loses_least(
     assert recommend([PARENT, first, second], "latency", 0.01)[0] == "digits:3"
 
 
+def test_of_those_that_lose_the_same_none_that_another_beats() -> None:
+    slower = entrant("digits:2", p50=0.51e-3, size=900, loss=(0.0, 0.001, 0.002))
+    faster = entrant("digits:3", p50=0.5e-3, size=900, loss=(0.0, 0.001, 0.002))
+    for target in ("latency", "size"):
+        assert recommend([PARENT, slower, faster], target, 0.01)[0] == "digits:3"  # type: ignore[arg-type]
+
+
+def test_of_sizes_the_smallest_as_they_are_exact() -> None:
+    small, smaller = entrant("digits:2", size=900), entrant("digits:3", size=890, loss=(0.0, 0.001, 0.002))
+    assert recommend([PARENT, small, smaller], "size", 0.01)[0] == "digits:3"
+
+
 def test_a_comparison_is_judged_as_a_whole() -> None:
     comparison = VersionComparison(
         entrants=(PARENT, WORSE, FASTER),
