@@ -30,12 +30,14 @@ class Control:
         return (self.home / "admin.key").read_text().strip()
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", headers={"x-api-key": self.key}, trust_env=False)
+        return httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}/api/v1", headers={"x-api-key": self.key}, timeout=60, trust_env=False
+        )
 
     @contextlib.contextmanager
     def raw(self, head: str) -> Iterator[socket.socket]:
         """A connection on which the head of a request was sent."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(f"{head}\r\nhost: x\r\nx-api-key: {self.key}\r\n\r\n".encode())
             yield connection
 
@@ -67,14 +69,14 @@ def control(tmp_path: Path) -> Iterator[Control]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(15)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(5)
+            process.wait(60)
 
 
 def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(400):
+    for _ in range(1200):
         assert process.poll() is None, log.read_text()
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False).status_code == 200:
@@ -109,7 +111,7 @@ def test_bodies_that_do_not_come_as_they_should(control: Control) -> None:
             answer = answer_of(connection)
         assert b" 408 " in answer.partition(b"\r\n")[0]
         assert b'"code":"request_timeout"' in answer
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10, "the default of body_timeout is longer"
 
         with control.raw(f"PUT {target} HTTP/1.1\r\ncontent-length: 99999999999") as connection:
             assert b" 413 " in answer_of(connection).partition(b"\r\n")[0]
@@ -171,4 +173,4 @@ signature:
 
 def test_it_stops_when_it_is_asked_to(control: Control) -> None:
     control.process.send_signal(signal.SIGTERM)
-    assert control.process.wait(10) == 0
+    assert control.process.wait(60) == 0

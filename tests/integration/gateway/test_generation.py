@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -33,7 +34,7 @@ def start(plane: Plane, *identities: str, **options: Any) -> Plane:
         )
     plane.start_gateway()
     plane.deploy("writer", *identities, aliases={"champion": 1}, created=1.7e9)
-    plane.wait_ready("writer", 20)
+    plane.wait_ready("writer")
     return plane
 
 
@@ -94,14 +95,16 @@ def test_a_chat_whole_and_in_parts(client: openai.OpenAI) -> None:
 
 
 def test_parts_come_while_the_answer_is_made(client: openai.OpenAI) -> None:
-    begun = time.monotonic()
-    at = [
-        time.monotonic() - begun
-        for _ in client.completions.create(model="writer", prompt="abc", max_tokens=100, temperature=0, stream=True)
-    ]
-    assert at[0] < 0.5 * at[-1]
-    assert at[-1] > 100 * DELAY
-    assert len({round(one, 2) for one in at}) > 10  # as they came, not in a lump
+    for _ in range(5):  # a busy machine may let the reader wait and give it many at once
+        begun = time.monotonic()
+        at = [
+            time.monotonic() - begun
+            for _ in client.completions.create(model="writer", prompt="abc", max_tokens=100, temperature=0, stream=True)
+        ]
+        assert at[-1] > 100 * DELAY
+        if at[0] < 0.5 * at[-1] and len({round(one, 2) for one in at}) > 10:  # as they came, not in a lump
+            return
+    raise AssertionError(at)
 
 
 def test_responses(client: openai.OpenAI) -> None:
@@ -276,18 +279,21 @@ def test_every_stream_has_one_end_while_replicas_are_killed(make_plane: Make) ->
         while not stop.is_set():
             reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
             writer.write(stream_request(plane, 60, "Connection: close", prompt=prompt))
-            said = await asyncio.wait_for(reader.read(), 20)
+            said = await asyncio.wait_for(reader.read(), 60)
             writer.close()
             ends[end_of(said, prompt * 20)] += 1
 
     async def kill() -> None:
         for turn in range(6):
-            await asyncio.sleep(0.6)
-            replica = plane.replicas[f"w-{turn % 2}"]
+            identity = f"w-{turn % 2}"
+            replica = plane.replicas[identity]
+            running = partial(plane.sample, "openmaas_num_requests_running", replica=identity)
+            await asyncio.to_thread(wait_until, running)
+            await asyncio.sleep(0.4)
             replica.signal(signal.SIGKILL)
-            replica.process.wait(10)
+            replica.process.wait(60)
             replica.start()
-        await asyncio.sleep(0.5)
+        await asyncio.to_thread(wait_until, lambda: ends["whole"] > 10)
         stop.set()
 
     async def run() -> None:
@@ -295,7 +301,6 @@ def test_every_stream_has_one_end_while_replicas_are_killed(make_plane: Make) ->
 
     asyncio.run(run())
     assert set(ends) <= {"whole", "replica_lost", "refused no_replica", "refused replica_lost"}, ends
-    assert ends["whole"] > 10
     assert ends["replica_lost"] > 0
     assert plane.sample("openmaas_requests_in_flight") == 0
     assert plane.log.count("unexpected") == 0
@@ -325,7 +330,7 @@ def test_a_gateway_that_is_told_to_stop_lets_streams_end(make_plane: Make) -> No
     for client, begun in zip(clients, first, strict=True):
         with client:
             assert text_of(begun + read_rest(client)) == ("abc" * 34)[:100]
-    assert plane.gateway.wait(10) == 0
+    assert plane.gateway.wait(60) == 0
 
 
 def test_a_stream_that_outlives_the_drain_is_told(make_plane: Make) -> None:
@@ -338,4 +343,4 @@ def test_a_stream_that_outlives_the_drain_is_told(make_plane: Make) -> None:
     assert said.endswith(b"0\r\n\r\n")
     assert b'"code":"stopping"' in said
     assert b"[DONE]" not in said
-    assert plane.gateway.wait(10) == 0
+    assert plane.gateway.wait(60) == 0
