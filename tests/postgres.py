@@ -61,7 +61,7 @@ def running_postgres(folder: Path) -> Iterator[Postgres]:
     if user:
         shutil.chown(folder, user)
     initdb = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
-    made = subprocess.run(initdb, user=user, cwd=folder, capture_output=True, text=True, timeout=60)
+    made = subprocess.run(initdb, user=user, cwd=folder, capture_output=True, text=True, timeout=180)
     if made.returncode:
         raise NoPostgres(f"initdb failed: {made.stderr.strip()[-300:]}")
     command = [
@@ -85,18 +85,18 @@ def running_postgres(folder: Path) -> Iterator[Postgres]:
     finally:
         server.terminate()
         try:
-            server.wait(10)
+            server.wait(60)
         except subprocess.TimeoutExpired:
             server.kill()
-            server.wait(10)
+            server.wait(60)
 
 
 def _wait(server: subprocess.Popen[bytes], folder: Path, log: Path) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         if server.poll() is not None:
             raise NoPostgres(f"postgres ended at once: {log.read_text()[-300:]}")
         with contextlib.suppress(psycopg.OperationalError):
             psycopg.connect(host=str(folder), user="postgres", dbname="postgres").close()
             return
         time.sleep(0.05)
-    raise NoPostgres("postgres did not answer within 10 s.")
+    raise NoPostgres("postgres did not answer within 60 s.")

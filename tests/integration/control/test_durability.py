@@ -50,7 +50,7 @@ def test_no_acknowledged_push_is_lost_to_a_kill(settings: Settings, database: Da
         time.sleep(dice.uniform(0, 0.1))
         child.send_signal(signal.SIGKILL)
         lines += child.stdout
-        child.wait(10)
+        child.wait(60)
         child.stdout.close()
         acknowledged += [(line[0], int(line[1]), line[2]) for line in map(str.split, lines) if len(line) == 3]
     registry = Registry(settings, database, lambda: time.time() + 2 * 24 * 3600)
