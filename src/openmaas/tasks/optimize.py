@@ -27,8 +27,9 @@ from openmaas.core.recipes import Convert, Pass, Recipe
 from openmaas.tasks.base import Job
 from openmaas.tasks.generators import Calibration, convert_generator
 from openmaas.tasks.optimization.answering import Answering
-from openmaas.tasks.optimization.automatic import recommend_by_value, search
+from openmaas.tasks.optimization.automatic import search
 from openmaas.tasks.optimization.ground import Ground, lay, measure, renamed
+from openmaas.tasks.optimization.recommending import recommend_by_value
 from openmaas.tasks.optimization.results import bounded, result_of
 from openmaas.tasks.optimization.runner import Runner
 from openmaas.tasks.optimization.variants import build, loss_told, register
@@ -52,7 +53,7 @@ def run(job: Job) -> dict[str, Any]:
     with Answering(job) as answering:
         recipe = arguments.steps
         if recipe is None:
-            result = search(ground, answering)
+            result = search(ground, answering, spent=time.monotonic() - start)
         else:
             result = _by_recipe(ground, recipe, answering)
     return bounded({**result, "seconds": round(time.monotonic() - start, 3)})

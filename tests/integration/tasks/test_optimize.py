@@ -222,8 +222,6 @@ def test_a_search_registers_what_it_recommends_and_tells_all_that_it_tried(
         return isinstance(step, Quantize) and step.method == "affine" and step.bits in (3, 8)
 
     monkeypatch.setattr(automatic, "portfolio", few)
-    monkeypatch.setattr(automatic, "_FINAL", 3.0)
-    monkeypatch.setattr(automatic, "_CHOOSING", 6.0)
     result = optimized(
         parent, auto=True, data="train:1", evaluation="test:1", target="size", max_loss=0.05, seconds=25.0, seed=1
     )
@@ -255,8 +253,6 @@ def test_a_search_without_a_training_set_says_that_it_chose_by_the_evaluation_se
         return [one for one in whole(*arguments) if one.label.startswith("quantize weights") and "openvino" not in one.label]
 
     monkeypatch.setattr(automatic, "portfolio", few)
-    monkeypatch.setattr(automatic, "_FINAL", 3.0)
-    monkeypatch.setattr(automatic, "_CHOOSING", 6.0)
     result = optimized(parent, auto=True, evaluation="test:1", target="size", max_loss=0.05, seconds=25.0)
     assert any(note.startswith("Variants were chosen by test:1") for note in result["comparison"]["notes"])
     assert result["versions"]

@@ -1,53 +1,71 @@
-"""The search behind --auto on a real version. What is chosen is chosen on rows of the training set that nothing was trained on;
-the evaluation set gives the figures that are reported, and the last word on the loss.
+"""The search behind --auto on a real version. What is tried, dropped, and put in order is so by rows of the training set that
+nothing was trained on. The evaluation set gives the figures that are reported, and accepts or rejects the finalists in that
+order, the best for the target first, until one keeps within the loss: so it is looked at as often as the report says
+(recommending.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, cast
 
 import msgspec
 
-from openmaas.core.errors import OpenMaaSError
+from openmaas.core.errors import OpenMaaSError, Refused
 from openmaas.core.evaluations import Entrant, Estimate, Figures, VersionComparison
-from openmaas.core.hardware import usable_cores
+from openmaas.core.hardware import free_memory, usable_cores
 from openmaas.core.manifest import EngineChoice, Manifest
-from openmaas.core.pareto import change, dominated, figure, told_loss
-from openmaas.core.recipes import Pass, Quantize, Training
+from openmaas.core.pareto import dominated
+from openmaas.core.recipes import Pass, Quantize, Training, step_label
 from openmaas.engines import engine_choices
+from openmaas.tasks.base import Job
+from openmaas.tasks.candidate import Candidate as Runnable
 from openmaas.tasks.candidate import Failed
 from openmaas.tasks.evaluate import answers_of
 from openmaas.tasks.examples import Examples
 from openmaas.tasks.optimization.answering import Answering, plain_choice, target_of
 from openmaas.tasks.optimization.base import Piece
-from openmaas.tasks.optimization.ground import Ground, Measured, measure, renamed, unlabelled
+from openmaas.tasks.optimization.ground import Ground, Measured, chosen_engine, measure, renamed, tolerant, unlabelled
+from openmaas.tasks.optimization.looking import look, quickest
 from openmaas.tasks.optimization.portfolio import Candidate, Traits, portfolio, traits_of
 from openmaas.tasks.optimization.quality import HELD_OUT, Judge, split
+from openmaas.tasks.optimization.recommending import recommend_in_order
 from openmaas.tasks.optimization.results import result_of
 from openmaas.tasks.optimization.runner import Runner, begin
-from openmaas.tasks.optimization.search import Search, Trial
+from openmaas.tasks.optimization.search import Search, Trial, cost_of
 from openmaas.tasks.optimization.variants import Registered, Variant, build, register
+from openmaas.tasks.optimization.watching import TooSlow, Watched
 from openmaas.tasks.packing import add_tokenizer
-from openmaas.tasks.serving import serving_choice
-from openmaas.tasks.side_by_side import Subject, figures_of, loaded_size, measure_side_by_side
+from openmaas.tasks.serving import answer, serving_choice
+from openmaas.tasks.side_by_side import Subject, loaded_size, measure_side_by_side
 
 MOST_REGISTERED: Final = 5
-_FINALISTS: Final = 8
-_FINAL: Final = 16.0  # seconds that measuring one finalist takes at least
-_TRAINING: Final = 20.0  # times that a row costs in training what it costs the fastest batch, until it is known
+_TRAINING: Final = 6.0  # times that a row costs in training what it costs in a batch of answers, until it is known
 _FIRST: Final = 3.0  # seconds that a pass without training takes, until it is known
-_CHOOSING: Final = 10.0  # seconds in which a finalist's engine is found, at least
-_TIMED: Final = 0.3  # of the time that is left for the finalists, in which they are timed beside each other
-_LOOK: Final = 1.0  # seconds in which the parent's rate is found
+_ENGINES: Final = 2.4  # that a variant is timed by before the finals, and what else that takes
+_MOST_CHOOSING: Final = 20.0
+_CHOOSING: Final = 10.0  # seconds in which a finalist's engine is found, where there is time to do so thoroughly
+_TIMING: Final = (3.0, 60.0)  # seconds in which the finalists are timed beside each other, at least and at most
 _MOST_TRIED: Final = 200
 
+# What follows the search takes about so many times what the parent took to be loaded and to answer once.
+_EXAMINED: Final = 7.0  # a finalist: packed, examined in a child, its engine looked for
+_ENTERED: Final = 2.0  # a finalist: its answers, and loading it to be timed
+_REGISTERED: Final = 2.0
+_COMPARED: Final = 4.0  # the parent's part, and the intervals
 
-def search(ground: Ground, answering: Answering) -> dict[str, Any]:
-    """The job's result. Raises Refused or InvalidInput for a version that nothing can be made of."""
+
+def search(ground: Ground, answering: Answering, spent: float = 0.0) -> dict[str, Any]:
+    """The job's result. spent: seconds of those that it may take that are over already.
+
+    Raises Refused or InvalidInput for a version that nothing can be made of.
+    """
     job, arguments = ground.job, ground.arguments
+    began = time.monotonic() - spent
     fitted, held = _data(ground)
     if ground.evaluation is None and fitted is not None:
         ground = replace(ground, rows=unlabelled(held, ground.manifest, ground.inputs))
@@ -56,22 +74,24 @@ def search(ground: Ground, answering: Answering) -> dict[str, Any]:
     candidates = portfolio(traits, arguments.target, arguments.seed)
     if candidates:
         begin(arguments.version, ground.manifest, ground.folder, candidates[0].recipe)
+    waited = time.monotonic()
     with job.alone():
-        start = time.monotonic()
+        start = began + time.monotonic() - waited
+        deadline = start + arguments.seconds
         bench = _Bench(ground, answering, fitted, held, traits)
         found = Search(bench, arguments.target, arguments.max_loss, arguments.seconds, tell=job.progress, start=start)
         found.run(candidates)
-        left = start + arguments.seconds - time.monotonic()
-        finalists = found.finalists(max(1, min(_FINALISTS, int(left / _FINAL))))
-        variants = bench.variants(finalists)
-        deadline = start + arguments.seconds
-        left = deadline - time.monotonic()
-        timing = max(2.0, min(60.0, left * _TIMED))
-        choosing = max(_CHOOSING, min(20.0, (left - timing) / max(1, len(variants)) / 2))
-        measured = measure(ground, variants, seconds=timing, choosing=choosing, deadline=deadline)
+        finalists = found.finalists(found.proved)
+        order = [bench.name(one) for one in sorted(finalists, key=found.cost)]
+        variants = bench.variants(finalists, deadline)
+        least, most = _TIMING
+        timing = max(least, min(most, deadline - time.monotonic() - bench.entering_seconds(len(variants))))
+        measured = measure(ground, variants, seconds=timing, choosing=_CHOOSING, choices=bench.choices)
+    apart = fitted is not None and fitted is not held
+    comparison = recommend_in_order(measured.comparison, order, arguments.max_loss, apart=apart)
+    measured = replace(measured, comparison=comparison)
     for one in finalists:
         one.reason = one.reason or _why_not(ground, measured, bench.name(one))
-    apart = fitted is not None and fitted is not held
     measured, made = _registered(ground, measured, variants, HELD_OUT if apart else 0.0)
     names = {name: one.reference for name, one in made.items()}
     measured = _with_tried(measured, found.trials, bench, names, apart)
@@ -100,96 +120,181 @@ class _Bench:
         self._traits = traits
         self._rows = fitted.rows if fitted is not None else 0
         job, arguments = ground.job, ground.arguments
-        self._runner = Runner(job, arguments.version, ground.manifest, ground.folder, ground.inputs, fitted, answering)
+        self._watched = Watched(job)
+        watched = cast(Job, self._watched)
+        self._runner = Runner(watched, arguments.version, ground.manifest, ground.folder, ground.inputs, fitted, answering)
         self._parent = serving_choice(job, arguments.version, ground.manifest)
         start = time.monotonic()
         outputs = answers_of(job, ground.manifest, ground.folder, self._parent, held)
         self._answering_seconds = time.monotonic() - start
-        subject = Subject(name=arguments.version, manifest=ground.manifest, folder=ground.folder, choice=self._parent)
-        self._row = 1 / figures_of(job, subject, held.inputs, seconds=_LOOK, seed=arguments.seed).best.rate
+        plain = msgspec.structs.replace(plain_choice(ground.manifest), threads=usable_cores())
+        with self._opened(ground.manifest, ground.folder, plain) as candidate:
+            self._row = look(candidate, ground.manifest, held.inputs, "throughput")
+            self._cost = look(candidate, ground.manifest, held.inputs, arguments.target)
+        if arguments.target == "size":
+            self._cost = float(loaded_size(ground.manifest, ground.folder, self._parent))
         metric = arguments.metric if held.task != "agreement" else ""
         self._judge = Judge(ground.manifest, held, outputs, metric, arguments.seed)
         self._examined = 0
+        self._examining_seconds = _EXAMINED * self._answering_seconds
         self._pieces: dict[int, tuple[Candidate, Piece]] = {}
         self._rates: dict[str, float] = {}
         """Seconds that a pass takes, by its name: of a row and epoch where it trains."""
+        self.choices: dict[str, EngineChoice] = {}
+        """How finalists are run, by their names."""
 
     def make(self, candidate: Candidate, deadline: float) -> Piece:
         left = list(self._runner.steps_left(candidate.recipe))
-        self._runner.deadline = deadline
-        start = time.monotonic()
+        self._runner.deadline = self._watched.deadline = deadline
         try:
             piece = self._runner.run(candidate.recipe)
+        except TooSlow as slow:
+            self._learn(left[0], slow.seconds)
+            raise
         finally:
-            self._runner.deadline = None
-        if len(left) == 1:
-            self._learn(left[0], time.monotonic() - start)
+            self._runner.deadline = self._watched.deadline = None
+            for step in left:
+                if step_label(step) in self._runner.seconds:
+                    self._learn(step, self._runner.seconds.pop(step_label(step)))
         self._pieces[id(piece)] = (candidate, piece)
         return piece
 
-    def loss(self, made: Piece) -> Estimate:
+    def judge(self, made: Piece) -> tuple[Estimate, float]:
         target = target_of(made)
         add_tokenizer(target, made.folder, self._ground.folder)
         choice = msgspec.structs.replace(plain_choice(target), threads=usable_cores())
-        return self._judge.loss(answers_of(self._ground.job, target, made.folder, choice, self._held))
+        with self._opened(target, made.folder, choice) as candidate:
+            outputs = answer(candidate, target, made.folder, self._held)
+            cost = look(candidate, target, self._held.inputs, self._ground.arguments.target)
+        return self._judge.loss(outputs), cost
 
     def size(self, made: Piece) -> int:
         target = target_of(made)
         return loaded_size(target, made.folder, plain_choice(target))
 
+    def timeable(self, seconds: float) -> int:
+        return int((seconds - _TIMING[0]) / (_ENGINES * self._answering_seconds)) - 1
+
     def time(self, made: Sequence[Piece], seconds: float) -> list[Figures | str]:
+        """By a piece's plain engine and by the one that serves the parent, of which the better counts."""
         ground = self._ground
         subjects = [Subject(name="parent", manifest=ground.manifest, folder=ground.folder, choice=self._parent)]
         for piece in made:
             target = target_of(piece)
             label = self._pieces[id(piece)][0].label
-            subjects.append(Subject(name=label, manifest=target, folder=piece.folder, choice=self._choice(target)))
-        found = measure_side_by_side(
-            ground.job, subjects, self._held.inputs, seconds=max(2.0, seconds - 1.5 * len(subjects)), seed=ground.arguments.seed
-        )
-        return [one.cause if isinstance(one, Failed) else one for one in found[1:]]
+            subjects += [
+                Subject(name=label, manifest=target, folder=piece.folder, choice=choice) for choice in self._choices(target)
+            ]
+        seconds = max(_TIMING[0], seconds - self._answering_seconds * len(subjects))
+        figures = measure_side_by_side(ground.job, subjects, self._held.inputs, seconds=seconds, seed=ground.arguments.seed)
+        parent, *others = zip(subjects, figures, strict=True)
+        if not isinstance(parent[1], Failed):
+            self._cost = cost_of(parent[1], ground.arguments.target)
+        return [self._better([found for subject, found in others if subject.folder == piece.folder]) for piece in made]
+
+    def _better(self, found: Sequence[Figures | Failed]) -> Figures | str:
+        ran = [one for one in found if not isinstance(one, Failed)]
+        if ran:
+            return min(ran, key=lambda one: cost_of(one, self._ground.arguments.target))
+        return next(one.cause for one in found if isinstance(one, Failed))
+
+    def parent(self) -> float:
+        return self._cost
 
     def expected_seconds(self, candidate: Candidate) -> float:
         return sum(self._expected(step) for step in self._runner.steps_left(candidate.recipe)) + self._answering_seconds
 
-    def variants(self, trials: Sequence[Trial]) -> list[Variant]:
-        """Packed and examined; one that a push would refuse is out, and says why."""
+    def proving_seconds(self, finalists: int) -> float:
+        return finalists * self._examining_seconds + self.entering_seconds(finalists) + _TIMING[0] + 1.5 * finalists
+
+    def entering_seconds(self, finalists: int) -> float:
+        """Of measuring and registering so many, besides timing them."""
+        registered = min(finalists, MOST_REGISTERED)
+        return self._answering_seconds * (_COMPARED + finalists * _ENTERED + registered * _REGISTERED)
+
+    def variants(self, trials: Sequence[Trial], deadline: float) -> list[Variant]:
+        """Packed, examined, and their engines found, as many of the first as there is time for; one that a push would refuse is
+        out, and says why. deadline: on time.monotonic's clock, for all that follows too."""
         found: list[Variant] = []
-        ground = self._ground
-        for trial in trials:
-            self._examined += 1
-            folder = ground.job.scratch / f"finalist-{self._examined}"
-            ground.job.progress(f"examining {trial.label}")
+        began = time.monotonic()
+        for number, trial in enumerate(trials):
+            if number:
+                self._examining_seconds = (time.monotonic() - began) / number
+            if found and time.monotonic() + self.proving_seconds(len(found) + 1) > deadline + self._examining_seconds * len(
+                found
+            ):
+                trial.reason = "No time was left to examine it."
+                continue
             try:
-                made = build(
-                    ground.job, self.name(trial), trial.candidate.recipe, trial.made, ground.folder, ground.inputs,
-                    self._answering, folder,
-                )  # fmt: skip
+                found += self._examined_of(trial, found, len(trials) - number, deadline)
             except OpenMaaSError as error:
                 trial.reason = error.message
-                continue
-            if made.manifest.digest == ground.manifest.digest:
-                trial.reason = f"It is {ground.arguments.version} itself, to the byte."
-                continue
-            same = next((one for one in found if one.manifest.digest == made.manifest.digest), None)
-            if same is not None:
-                trial.reason = f"It is the same as {same.recipe.label}."
-                continue
-            found.append(made)
         return found
+
+    def _examined_of(self, trial: Trial, others: Sequence[Variant], left: int, deadline: float) -> list[Variant]:
+        """The trial as a variant; nothing, with its reason, for what is there already."""
+        ground = self._ground
+        self._examined += 1
+        folder = ground.job.scratch / f"finalist-{self._examined}"
+        ground.job.progress(f"examining {trial.label}")
+        start = time.monotonic()
+        made = build(
+            ground.job, self.name(trial), trial.candidate.recipe, trial.made, ground.folder, ground.inputs, self._answering,
+            folder,
+        )  # fmt: skip
+        if made.manifest.digest == ground.manifest.digest:
+            trial.reason = f"It is {ground.arguments.version} itself, to the byte."
+            return []
+        same = next((one for one in others if one.manifest.digest == made.manifest.digest), None)
+        if same is not None:
+            trial.reason = f"It is the same as {same.recipe.label}."
+            return []
+        building = time.monotonic() - start
+        spare = deadline - time.monotonic() - self.entering_seconds(len(others) + left) - _TIMING[0] - building * (left - 1)
+        self._choose(made, spare / left)
+        return [made]
+
+    def _choose(self, made: Variant, seconds: float) -> None:
+        """Thoroughly where there is time for it, else by a short look at the likely engines."""
+        ground = self._ground
+        if seconds >= _CHOOSING:
+            self.choices[made.name] = chosen_engine(ground, made, min(seconds, _MOST_CHOOSING), self._held.inputs)
+            return
+        threads = self._parent.threads or usable_cores()
+        labels = [self._parent.label]
+        try:
+            self.choices[made.name] = quickest(
+                tolerant(ground), made.manifest, made.folder, self._held.inputs, ground.arguments.target, labels, threads
+            )
+        except Failed as failed:
+            raise Refused(f"It does not run: {failed.cause}", code=failed.state) from None
 
     def name(self, trial: Trial) -> str:
         """Before it is registered."""
         return f"variant {list(self._pieces).index(id(trial.made)) + 1}" if id(trial.made) in self._pieces else ""
 
-    def _choice(self, target: Manifest) -> EngineChoice:
-        """As the parent is served, where that is possible for it."""
-        same = (one for one in engine_choices(target) if one.label == self._parent.label)
-        return msgspec.structs.replace(next(same, plain_choice(target)), threads=self._parent.threads or usable_cores())
+    def _choices(self, target: Manifest) -> list[EngineChoice]:
+        """The plain one, and the parent's, where that runs it too."""
+        plain, threads = plain_choice(target), self._parent.threads or usable_cores()
+        same = [one for one in engine_choices(target) if one.label == self._parent.label and one.label != plain.label]
+        return [msgspec.structs.replace(one, threads=threads) for one in (plain, *same[:1])]
+
+    @contextmanager
+    def _opened(self, manifest: Manifest, folder: Path, choice: EngineChoice) -> Iterator[Runnable]:
+        """Raises Refused for an engine that fails."""
+        scratch = self._ground.job.scratch / f"judged-{len(list(self._ground.job.scratch.iterdir()))}"
+        scratch.mkdir()
+        candidate = Runnable(choice, manifest, folder, scratch, memory=free_memory() * 4 // 5)
+        with closing(candidate):
+            try:
+                yield candidate
+            except Failed as failed:
+                raise Refused(f"It does not run: {failed.cause}", code=failed.state) from None
 
     def _learn(self, step: Pass, seconds: float) -> None:
         work = self._work(step)
-        self._rates[step.name] = max(self._rates.get(step.name, 0.0), seconds / work)
+        rate = seconds / work
+        self._rates[step.name] = (self._rates.get(step.name, rate) + rate) / 2
 
     def _expected(self, step: Pass) -> float:
         work = self._work(step)
@@ -218,8 +323,7 @@ def _registered(
 ) -> tuple[Measured, dict[str, Registered]]:
     """References of what was registered, by the names before: what is on the front within the loss, and the recommended one."""
     job, arguments = ground.job, ground.arguments
-    comparison = recommend_by_value(measured.comparison, arguments.max_loss)
-    measured = replace(measured, comparison=comparison)
+    comparison = measured.comparison
     made: dict[str, Registered] = {}
     for variant in variants:
         entrant = next((one for one in comparison.entrants if one.version == variant.name), None)
@@ -247,35 +351,6 @@ def _is_worth_it(entrant: Entrant, comparison: VersionComparison, max_loss: floa
     if entrant.dominated or entrant.loss is None or entrant.loss.value > max_loss:
         return False
     return entrant.on_front or entrant.version == comparison.recommended
-
-
-def recommend_by_value(comparison: VersionComparison, max_loss: float) -> VersionComparison:
-    """Where no variant keeps within the loss by its upper bound, the best of those that do by the loss itself: few rows prove
-    little, and what they leave open is said."""
-    baseline = comparison.entrants[0]
-    if comparison.recommended not in ("", baseline.version):
-        return comparison
-    within = [
-        one
-        for one in comparison.entrants[1:]
-        if one.loss is not None
-        and one.loss.value <= max_loss
-        and not one.dominated
-        and change(one, baseline, comparison.target) < 0
-    ]
-    if not within:
-        return comparison
-    best = min(within, key=lambda one: (figure(one, comparison.target), figure(one, "quality")))
-    assert best.loss is not None
-    times = figure(baseline, comparison.target) / figure(best, comparison.target)
-    bound = best.loss.high if best.loss.high is not None else best.loss.value
-    lost, most, open_ = (told_loss(value, comparison.metric) for value in (best.loss.value, max_loss, max(0.0, bound)))
-    why = (
-        f"{best.version}: its {comparison.target} is {times:.2f} times as good as {baseline.version}'s. It lost "
-        f"{lost} of {comparison.metric}, which is within {most}; these rows do not rule out a loss of "
-        f"{open_}, so that a gate may want more of them."
-    )
-    return msgspec.structs.replace(comparison, recommended=best.version, why=why)
 
 
 def _with_tried(measured: Measured, trials: Sequence[Trial], bench: _Bench, names: dict[str, str], apart: bool) -> Measured:

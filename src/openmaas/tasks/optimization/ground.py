@@ -152,13 +152,17 @@ class Measured:
 
 
 def measure(
-    ground: Ground, variants: Sequence[Variant], *, seconds: float, choosing: float, deadline: float | None = None
+    ground: Ground,
+    variants: Sequence[Variant],
+    *,
+    seconds: float,
+    choosing: float,
+    choices: Mapping[str, EngineChoice] | None = None,
 ) -> Measured:
     """The parent and variants in one alternating run, each by the engine that would serve it.
 
-    seconds: of timing; choosing: of finding each variant's engine. deadline: on time.monotonic's clock; variants for which no
-    time is left are left out, all but the first. The caller holds `job.alone()`. Raises Refused where the
-    parent itself cannot be measured.
+    seconds: of timing; choosing: of finding each variant's engine. choices: of those that are found already, by their names.
+    The caller holds `job.alone()`. Raises Refused where the parent itself cannot be measured.
     """
     job, arguments = ground.job, ground.arguments
     start = time.monotonic()
@@ -168,12 +172,9 @@ def measure(
     job.progress(f"answering with {arguments.version}")
     entered.append((None, parent, answers_of(job, ground.manifest, ground.folder, parent, ground.rows)))
     for number, variant in enumerate(variants):
-        if number and deadline is not None and time.monotonic() + choosing + seconds > deadline:
-            left_out[variant.name] = "No time was left to measure it."
-            continue
-        job.progress(f"finding the engine of {variant.name}", number, len(variants))
+        job.progress(f"answering with {variant.name}", number, len(variants))
         try:
-            choice = _choice(_tolerant(ground), variant, _few(ground.rows.inputs), choosing)
+            choice = (choices or {}).get(variant.name) or chosen_engine(ground, variant, choosing, ground.rows.inputs)
             entered.append((variant, choice, answers_of(job, variant.manifest, variant.folder, choice, ground.rows)))
         except Cancelled:
             raise
@@ -219,7 +220,7 @@ class _Tolerant:
         return getattr(self._job, name)
 
 
-def _tolerant(ground: Ground) -> Job:
+def tolerant(ground: Ground) -> Job:
     """In a search, an engine of reduced precision may be as far from a variant's own answers as the variant may lose: the loss
     is measured with it. Deploying it so is a choice to be made: --engine."""
     job, arguments = ground.job, ground.arguments
@@ -228,10 +229,12 @@ def _tolerant(ground: Ground) -> Job:
     return cast(Job, _Tolerant(job, min(job.settings.engine_cosine, 1 - arguments.max_loss)))
 
 
-def _choice(job: Job, variant: Variant, inputs: Arrays, seconds: float) -> EngineChoice:
-    """The fastest that there was time to find, else the version's own, by which it was examined."""
+def chosen_engine(ground: Ground, variant: Variant, seconds: float, inputs: Arrays) -> EngineChoice:
+    """The fastest that there was time to find, else the version's own, by which it was examined. inputs: rows to try it on."""
+    job = tolerant(ground)
+    job.progress(f"finding the engine of {variant.name}")
     try:
-        return best_choice(job, variant.manifest, variant.folder, inputs, seconds=seconds)
+        return best_choice(job, variant.manifest, variant.folder, _few(inputs), seconds=seconds)
     except Refused as error:
         job.log(f"{variant.name} is measured by its own engine: {error.message}")
         return msgspec.structs.replace(variant.manifest.choice, threads=usable_cores())

@@ -1,10 +1,13 @@
-"""Which recipes a search tries: from what the model is made of, what is installed, and what data there are. Cheap ones first.
+"""Which recipes a search tries: from what the model is made of, what is installed, and what data there are.
+
+First what pays most for its time: weights in 8 bits, int8 by calibration, padding passed over; then smaller copies that are
+distilled, each also in fewer bits or int8 where the copy alone is good enough; from there to smaller copies, and to a larger
+one where the first is too much. Then what pays less, or more rarely.
 
     nothing needed   graph fused, padding passed over, weights kept in 8 or 4 bits, numbers cast, int8 scaled at each call,
                      affine 8 to 3 bits
     inputs           int8 scaled by calibration, of either tool; or at each call, smoothed first
-    training         channels pruned and trained again, smaller copies distilled, linear layers split; each of them then also in
-                     int8, which is tried only where the trained one alone is good enough
+    training         smaller copies distilled, channels pruned and trained again, most weights zero, linear layers split
     trees            the last trees left out
 
 For the target size each ends with `compress`, which costs nothing but the time to load.
@@ -27,6 +30,9 @@ from openmaas.tasks.optimization.unpadding import MASK
 Target = Literal["latency", "throughput", "size", "memory"]
 
 _CHANNELS: Final = (0.5, 0.7, 0.85)
+_SPARSE: Final = (0.8, 0.9)
+_SHARES: Final = (0.35, 0.25, 0.15)  # of the channels, that smaller copies keep
+_LARGER: Final = 0.5  # where the first of these is too small
 _TREES: Final = (0.5, 0.75, 0.9)
 _GENTLE: Final = 0.25  # for the case that the first of these is too much
 _ROW_VISITS: Final = 40_000
@@ -143,11 +149,52 @@ def portfolio(traits: Traits, target: Target, seed: int) -> list[Candidate]:
     if traits.trees:
         _trees(made)
     if traits.convolutions or traits.linear:
-        _untrained(made, traits)
-        if traits.training:
-            _calibrated(made, traits)
-            _trained(made, traits)
+        (_small if target == "size" else _quick)(made, traits)
     return made.candidates
+
+
+def _small(made: _Made, traits: Traits) -> None:
+    """For the size of the file."""
+    trains = bool(traits.training) and "torch" in traits.tools
+    _affine(made, 8, 4)
+    if trains:
+        _distilled(made, traits, [_affine_of(bits) for bits in (8, 5, 4, 3)])
+    _affine(made, 6, 5, 3)
+    if trains:
+        _sparse(made, traits)
+        _pruned(made, traits, [_affine_of(bits) for bits in (8, 5, 4)])
+    _weights(made, traits, 8, 4)
+    made.add("dynamic", Quantize(method="dynamic"))
+    _cast(made)
+    if traits.training:
+        _static(made, traits)
+    if trains:
+        _split(made, traits, [_affine_of(bits) for bits in (8, 5)])
+
+
+def _quick(made: _Made, traits: Traits) -> None:
+    """For the time of a call, or the memory."""
+    trains = bool(traits.training) and "torch" in traits.tools
+    made.add("fuse", Fuse())
+    if traits.mask:
+        made.add("padding", Fuse(what="padding"))
+    static = _static_steps(traits) if traits.training else []
+    if traits.training:
+        _smoothed(made, traits)
+        for step in (static[0], *static[3:]):
+            made.add(f"static {step.tool} {step.calibration}", step)
+    if "openvino" in _tools(traits):
+        _weights(made, traits, 8, only="openvino")
+    if trains:
+        _distilled(made, traits, [static[0], *static[3:]])
+        _pruned(made, traits, [static[0], *static[3:]])
+    made.add("dynamic", Quantize(method="dynamic"))
+    _weights(made, traits, 8, 4)
+    _cast(made)
+    if traits.training:
+        _static(made, traits)
+    if trains:
+        _split(made, traits, [static[0], *static[3:]])
 
 
 def epochs_for(rows: int) -> int:
@@ -188,84 +235,110 @@ def _trees(made: _Made) -> None:
     made.add("trees", Prune(method="trees", amount=_GENTLE), knob=knob, instead=first)
 
 
-def _untrained(made: _Made, traits: Traits) -> None:
-    made.add("fuse", Fuse())
-    if traits.mask and made.target != "size":
-        made.add("padding", Fuse(what="padding"))
-    for step in _weights(traits):
-        made.add(f"weights {step.tool} {step.bits}", step)
+def _affine_of(bits: int) -> Quantize:
+    return Quantize(method="affine", bits=bits)
+
+
+def _affine(made: _Made, *bits: int) -> None:
+    for number in bits:
+        made.add("affine", _affine_of(number), knob=Knob(step=0, field="bits", least=-8, most=-2, reverse=True))
+
+
+def _tools(traits: Traits) -> list[Literal["onnxruntime", "openvino"]]:
+    return ["openvino", "onnxruntime"] if {"openvino", "nncf"} <= traits.tools else ["onnxruntime"]
+
+
+def _weights(made: _Made, traits: Traits, *bits: int, only: str = "") -> None:
+    for number in bits:
+        for tool in _tools(traits):
+            if only in ("", tool):
+                group = 0 if number == 8 else 64
+                made.add(f"weights {tool} {number}", Quantize(method="weights", tool=tool, bits=number, group=group))
+
+
+def _cast(made: _Made) -> None:
     made.add("cast fp16", Cast(to="fp16"))
     made.add("cast bf16", Cast(to="bf16"))
-    made.add("dynamic", Quantize(method="dynamic"))
-    if made.target == "size":
-        for bits in (8, 6, 5, 4, 3):
-            made.add(
-                "affine", Quantize(method="affine", bits=bits), knob=Knob(step=0, field="bits", least=2, most=8, reverse=True)
-            )
 
 
-def _weights(traits: Traits) -> Iterator[Quantize]:
-    tools: list[Literal["onnxruntime", "openvino"]] = ["onnxruntime"]
-    if {"openvino", "nncf"} <= traits.tools:
-        tools.insert(0, "openvino")
-    for bits in (8, 4):
-        for tool in tools:
-            yield Quantize(method="weights", tool=tool, bits=bits, group=0 if bits == 8 else 64)
-
-
-def _calibrated(made: _Made, traits: Traits) -> None:
-    if traits.linear and {"openvino", "nncf"} <= traits.tools and made.target != "size":
+def _smoothed(made: _Made, traits: Traits) -> None:
+    if traits.linear and "openvino" in _tools(traits):
         first = [Fuse(what="padding")] if traits.mask else []
         made.add("smoothed", *first, Quantize(method="weights", tool="openvino", smooth=_SMOOTH, inputs_group=_INPUTS_GROUP))
-    for step in _static(traits):
+
+
+def _static(made: _Made, traits: Traits) -> None:
+    for step in _static_steps(traits):
         made.add(f"static {step.tool} {step.calibration}", step)
 
 
-def _static(traits: Traits) -> list[Quantize]:
+def _static_steps(traits: Traits) -> list[Quantize]:
     found = [Quantize(method="static", calibration=calibration) for calibration in ("min-max", "entropy", "percentile")]
-    if {"openvino", "nncf"} <= traits.tools:
+    if "openvino" in _tools(traits):
         found.append(Quantize(method="static", tool="openvino"))
     return found
 
 
-def _trained(made: _Made, traits: Traits) -> None:
-    if "torch" not in traits.tools:
+def _distilled(made: _Made, traits: Traits, followers: Sequence[Quantize]) -> None:
+    """Copies with ever fewer channels as long as they are good enough; where the first is not, one with more."""
+    epochs = round(_PATIENCE * epochs_for(traits.training))
+    # A teacher's answers are not learnt by heart as soon as labels are, and a small student needs them for longer.
+    mix = 0.9 if traits.labels else 1.0
+    knob = Knob(step=0, field="shrink", least=-0.9, most=-0.03, reverse=True)
+
+    def add(share: float, after: str = "", instead: str = "") -> str:
+        student = Distil(shrink=share, epochs=epochs, mix=mix)
+        last = made.add("distil", student, knob=knob, after=after, instead=instead)
+        _followed(made, "distil", student, last, followers, knob)
+        return last
+
+    first, *further = _SHARES
+    last = first_label = add(first)
+    for share in further:
+        last = add(share, after=last)
+    add(_LARGER, instead=first_label)
+
+
+def _followed(made: _Made, family: str, step: Pass, label: str, followers: Sequence[Quantize], knob: Knob) -> None:
+    """Each in fewer bits only where the one before is good enough, the first of them aside, which is the gentlest."""
+    after = label
+    for number, follower in enumerate(followers):
+        given = made.add(f"{family} → {_kind(follower)}", step, follower, knob=knob, after=after)
+        after = given if number and follower.method == "affine" else label
+
+
+def _pruned(made: _Made, traits: Traits, followers: Sequence[Quantize]) -> None:
+    epochs, knob = epochs_for(traits.training), Knob(step=0, field="amount", least=0.1, most=0.97)
+    last = first = ""
+    for amount in _CHANNELS:
+        step = Prune(method="channels", amount=amount, epochs=epochs)
+        last = made.add("channels", step, knob=knob, after=last)
+        first = first or last
+        _followed(made, "channels", step, last, followers, knob)
+    step = Prune(method="channels", amount=_GENTLE, epochs=epochs)
+    gentle = made.add("channels", step, knob=knob, instead=first)
+    _followed(made, "channels", step, gentle, followers, knob)
+
+
+def _sparse(made: _Made, traits: Traits) -> None:
+    """Most weights zero, which a packed file has for nothing."""
+    epochs, knob = epochs_for(traits.training), Knob(step=0, field="amount", least=0.3, most=0.98)
+    last = ""
+    for amount in _SPARSE:
+        step = Prune(method="global", amount=amount, epochs=epochs, schedule=3)
+        last = made.add("global", step, knob=knob, after=last)
+        _followed(made, "global", step, last, [_affine_of(6), _affine_of(4)], knob)
+
+
+def _split(made: _Made, traits: Traits, followers: Sequence[Quantize]) -> None:
+    if not traits.linear:
         return
-    epochs = epochs_for(traits.training)
-    for family, knob, variants in _shrinking(traits, epochs):
-        last = ""
-        for number, step in enumerate(variants):
-            gentle = family == "channels" and number == len(variants) - 1
-            last = made.add(family, step, knob=knob, after="" if gentle else last)
-            for follower in _followers(made, traits):
-                made.add(f"{family} → {_kind(follower)}", step, follower, knob=knob, after=last)
-    if made.target == "size":
-        sparse = Prune(method="global", amount=0.8, epochs=epochs, schedule=2)
-        after = made.add("global", sparse, knob=Knob(step=0, field="amount", least=0.3, most=0.98))
-        made.add("global → affine", sparse, Quantize(method="affine", bits=8), after=after)
-
-
-def _shrinking(traits: Traits, epochs: int) -> Iterator[tuple[str, Knob, list[Pass]]]:
-    """Passes that train a smaller model, by family, each a step further than the one before."""
-    if "torch" in traits.tools:
-        amounts = (*_CHANNELS, _GENTLE)
-        steps: list[Pass] = [Prune(method="channels", amount=amount, epochs=epochs) for amount in amounts]
-        yield "channels", Knob(step=0, field="amount", least=0.1, most=0.97), steps
-        mix = 0.9 if traits.labels else 1.0
-        # A teacher's answers are not learnt by heart as soon as labels are, and a small student needs them for longer.
-        steps = [Distil(shrink=share, epochs=round(_PATIENCE * epochs), mix=mix) for share in (0.5, 0.25)]
-        yield "distil", Knob(step=0, field="shrink", least=-0.9, most=-0.03, reverse=True), steps
-    if traits.linear:
-        steps = [LowRank(energy=share, epochs=epochs) for share in (0.95, 0.85)]
-        yield "low-rank", Knob(step=0, field="energy", least=-0.999, most=-0.5, reverse=True), steps
-
-
-def _followers(made: _Made, traits: Traits) -> list[Pass]:
-    """What a smaller model is then kept in."""
-    static = _static(traits)
-    if made.target == "size":
-        return [static[0], *(Quantize(method="affine", bits=bits) for bits in (8, 5, 4, 3))]
-    return [*static[:1], *static[3:]]
+    epochs, knob = epochs_for(traits.training), Knob(step=0, field="energy", least=-0.999, most=-0.5, reverse=True)
+    last = ""
+    for energy in (0.95, 0.85):
+        step = LowRank(energy=energy, epochs=epochs)
+        last = made.add("low-rank", step, knob=knob, after=last)
+        _followed(made, "low-rank", step, last, followers, knob)
 
 
 def _kind(step: Pass) -> str:

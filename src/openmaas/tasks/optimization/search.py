@@ -1,52 +1,65 @@
 """The search behind --auto: which recipes are tried, in which order, and when it is enough. What a trial is, is the bench's.
 
-try       the portfolio, cheap recipes first: made, and its loss taken. What loses more than allowed is dropped here, before
-          anything is timed; what does not apply is noted with its reason
-time      all that are left in one alternating run
+try       the portfolio in its order: made, its loss taken on rows that nothing was trained on, and a short look at its cost.
+          What loses more than allowed is dropped here; what does not apply is noted with its reason
+time      the most promising of every kind in one alternating run
 refine    around the best for the target while time is left: bisection on its knob between what was good enough and what was
           not; layers kept in float where int8 just fails
 
-Every phase has its share of the time, and nothing is begun that is not expected to end within it; a trial that does all the
-same is ended by the bench. All but the figures of time depends on the seed alone.
+Every phase has its share of the time that proving the finalists leaves, and nothing is begun that is not expected to end within
+it; a trial that does all the same is ended by the bench. All but the figures of time depends on the seed alone.
+
+Few rows let lucky ones through, and the more are tried, the luckier the best of them. So a trial is worth the logarithm of its
+gain times the probability that it keeps within the loss, taking the loss on these rows as normal with the spread that its
+interval shows; finalists are chosen by that, of different boldness.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from openmaas.core.errors import Cancelled, OpenMaaSError
 from openmaas.core.evaluations import Estimate, Figures
-from openmaas.core.measurement import NOISE
-from openmaas.core.recipes import Quantize
+from openmaas.core.recipes import Pass, Quantize, Training
 from openmaas.tasks.optimization.portfolio import Candidate, Target
 from openmaas.tasks.optimization.runner import OutOfTime
 
-MAKING: Final = 0.5
-"""Share of the time after which no more of the portfolio is begun; then until the other two are over."""
-TIMING: Final = 0.62
-REFINING: Final = 0.75
+MAKING: Final = 0.75
+"""Share of the search after which no more of the portfolio is begun; of size, which needs no timing, until REFINING begins."""
+TIMING: Final = 0.88
+MAKING_FOR_SIZE: Final = 0.85
+MOST_FINALISTS: Final = 8
+_PROVING: Final = 0.5
+"""Share of all the time that may be kept for the finalists, unless even two of them take more."""
+_LEAST_PROVED: Final = 2
+_SEARCHING: Final = 0.4  # share of all the time that is searched in, however long proving takes
+_TIMED: Final = 16
 _KEPT: Final = (0.1, 0.3)
 _JUST: Final = 3.0
 """Times the allowed loss: an int8 model that loses more is not saved by a few layers in float."""
 _RESCUED: Final = 3
-_FIRST: Final = 0.5  # of the finalists, that are simply the first
 _FINEST: Final = 0.03  # of a knob
+_SPREAD: Final = 1.96  # standard deviations from the middle to the end of a 95% interval
 
 
 @dataclass
 class Trial:
-    """A candidate and what came of it. reason: why it is out of the running, empty while it is in. made: the bench's."""
+    """A candidate and what came of it. reason: why it is out of the running, empty while it is in. made: the bench's.
+    look: what it costs by the target, roughly; less is better."""
 
     candidate: Candidate
     made: Any = None
     reason: str = ""
     loss: Estimate | None = None
     size: int = 0
+    look: float = math.inf
     figures: Figures | None = None
     seconds: float = 0.0
 
@@ -65,21 +78,31 @@ class Workbench(Protocol):
     def make(self, candidate: Candidate, deadline: float) -> Any:
         """Raises OpenMaaSError for a recipe that does not apply, OutOfTime after the deadline."""
 
-    def loss(self, made: Any) -> Estimate:
-        """Of quality against the parent, on rows that nothing was trained on. Raises OpenMaaSError."""
+    def judge(self, made: Any) -> tuple[Estimate, float]:
+        """Its loss of quality against the parent, on rows that nothing was trained on, and a short look at what it costs by the
+        target, less is better. Raises OpenMaaSError."""
 
     def size(self, made: Any) -> int:
         """Bytes that an engine loads."""
 
+    def timeable(self, seconds: float) -> int:
+        """How many can be timed beside each other in so many seconds."""
+
     def time(self, made: Sequence[Any], seconds: float) -> list[Figures | str]:
         """Figures of each, in one alternating run beside the parent; a sentence for one that cannot be run."""
+
+    def parent(self) -> float:
+        """What the parent costs by the target: by its figures in the alternating run once there was one, before by a look."""
 
     def expected_seconds(self, candidate: Candidate) -> float:
         """That making it will take."""
 
+    def proving_seconds(self, finalists: int) -> float:
+        """That examining, measuring and registering so many will take."""
+
 
 class Search:
-    """seconds: of all, measuring the finalists included, from `start` on. tell: a stage, how many were tried, of how many."""
+    """seconds: of all, proving the finalists included, from `start` on. tell: a stage, how many were tried, of how many."""
 
     def __init__(
         self,
@@ -95,10 +118,12 @@ class Search:
         self._bench = bench
         self._target = target
         self._max_loss = max_loss
-        self._seconds = seconds
         self._tell = tell
         self._clock = clock
         self._start = clock() if start is None else start
+        self.proved = _proved(bench, seconds)
+        """Finalists that there will be time for."""
+        self._seconds = max(seconds * _SEARCHING, seconds - bench.proving_seconds(self.proved))
         self.trials: list[Trial] = []
         self._total = 0
 
@@ -106,27 +131,46 @@ class Search:
         """All trials in the order in which they were made. Raises Cancelled."""
         self._total = len(candidates)
         for candidate in candidates:
-            self._try(candidate, MAKING)
+            self._try(candidate, MAKING_FOR_SIZE if self._target == "size" else MAKING)
         self._time()
         self._keep_worst()
         self._refine()
         return self.trials
 
     def finalists(self, most: int) -> list[Trial]:
-        """At most so many: the first for the target; the gentlest of the same kind and the first of every other, for the case
-        that the evaluation set thinks otherwise of the first; then the next."""
+        """At most so many, in the order in which they are worth proving: what is worth most, the boldest, the gentlest of the
+        same kind, the first of every other kind, and then the next that are no small change of another."""
         ranked = sorted((one for one in self.trials if one.fits), key=self._rank)
-        found = ranked[: max(1, round(most * _FIRST))]
-        gentle = [one for one in ranked if one.candidate.knob and _way(one) == _way(ranked[0]) and one not in found]
+        if not ranked:
+            return []
+        first = ranked[0]
+        same = [one for one in ranked if _way(one) == _way(first)]
+        gentle = [one for one in same if one.candidate.knob]
+        found = [first, min(ranked, key=self.cost)]
         found += sorted(gentle, key=lambda one: one.candidate.amount)[:1]
-        for trial in ranked:
-            if not any(_way(one) == _way(trial) for one in found):
-                found.append(trial)
-        return [*found, *(one for one in ranked if one not in found)][:most]
+        heads = {_way(one): one for one in reversed(ranked)}
+        found += sorted(heads.values(), key=self._rank)
+        found += {_student(one): one for one in reversed(ranked)}.values()
+        distinct = {id(one): one for one in (*found, *ranked)}
+        return list(distinct.values())[:most]
 
     @property
     def best(self) -> Trial | None:
         return min((one for one in self.trials if one.fits), key=self._rank, default=None)
+
+    def cost(self, trial: Trial) -> float:
+        """By the target, less is better: as timed; of one that was not, by its look and how far that of others was off."""
+        if self._target == "size":
+            return float(trial.size)
+        if trial.figures is not None:
+            return cost_of(trial.figures, self._target)
+        timed = [one for one in self.trials if one.figures is not None and one.look > 0]
+        akin = [one for one in timed if one.candidate.family == trial.candidate.family] or timed
+        if not akin:
+            return trial.look
+        nearest = min(akin, key=lambda one: abs(math.log(max(one.look, 1e-12) / max(trial.look, 1e-12))))
+        assert nearest.figures is not None
+        return trial.look * cost_of(nearest.figures, self._target) / nearest.look
 
     # try
 
@@ -143,7 +187,7 @@ class Search:
         try:
             trial.made = self._bench.make(candidate, deadline)
             trial.size = self._bench.size(trial.made)
-            trial.loss = self._bench.loss(trial.made)
+            trial.loss, trial.look = self._bench.judge(trial.made)
         except OutOfTime as error:
             trial.reason = error.message
         except Cancelled:
@@ -170,12 +214,14 @@ class Search:
     # time
 
     def _time(self) -> None:
-        fitting = [one for one in self.trials if one.fits]
+        """Not where all that could be timed now are proved, and so timed, all the same."""
         left = self._start + self._seconds * TIMING - self._clock()
-        if not fitting or left <= 0 or self._target == "size":
+        most = min(_TIMED, self._bench.timeable(left))
+        if self._target == "size" or most <= self.proved:
             return
-        self._tell(f"timing {len(fitting)} variants", len(self.trials), len(self.trials))
-        for trial, figures in zip(fitting, self._bench.time([one.made for one in fitting], left), strict=True):
+        chosen = self.finalists(most)
+        self._tell(f"timing {len(chosen)} variants", len(self.trials), len(self.trials))
+        for trial, figures in zip(chosen, self._bench.time([one.made for one in chosen], left), strict=True):
             if isinstance(figures, str):
                 trial.reason = figures
             else:
@@ -192,7 +238,7 @@ class Search:
             for share in _KEPT:
                 kept = msgspec.structs.replace(steps[number], keep_worst=share)
                 recipe = msgspec.structs.replace(trial.candidate.recipe, steps=(*steps[:number], kept, *steps[number + 1 :]))
-                if self._try(replace(trial.candidate, recipe=recipe, after="", instead=""), REFINING).fits:
+                if self._try(replace(trial.candidate, recipe=recipe, after="", instead=""), 1.0).fits:
                     break
 
     def _just_lost(self, trial: Trial) -> bool:
@@ -204,15 +250,13 @@ class Search:
         if best is None or best.candidate.knob is None:
             return
         knob = best.candidate.knob
-        family = [
-            one for one in self.trials if one.candidate.family == best.candidate.family and one.candidate.knob is not None
-        ]
-        good = best.candidate.amount
-        bad = min((one.candidate.amount for one in family if _lost(one) and one.candidate.amount > good), default=knob.most)
+        akin = [one for one in self.trials if one.candidate.knob == knob and _way(one) == _way(best)]
+        good = max(one.candidate.amount for one in akin if one.fits)
+        bad = min((one.candidate.amount for one in akin if _lost(one) and one.candidate.amount > good), default=knob.most)
         whole = isinstance(getattr(best.candidate.recipe.steps[knob.step], knob.field), int)
         while bad - good > (1 if whole else _FINEST):
             middle = (good + bad) / 2
-            trial = self._try(best.candidate.at(round(middle) if whole else middle), REFINING)
+            trial = self._try(best.candidate.at(round(middle) if whole else middle), 1.0)
             if trial.fits:
                 good = trial.candidate.amount
             elif _lost(trial):
@@ -223,29 +267,23 @@ class Search:
     # ranking
 
     def _rank(self, trial: Trial) -> tuple[float, float]:
-        """Less is better; of those that a measurement cannot tell apart, the one that loses less."""
-        cost, loss = self._cost(trial), trial.loss.value if trial.loss else 0.0
-        return (cost, loss)
+        """Less is better: what it is worth, the other way round; of equals, the one that loses less."""
+        return (-self._worth(trial), trial.loss.value if trial.loss else 0.0)
 
-    def _cost(self, trial: Trial) -> float:
-        if self._target == "size":
-            return float(trial.size)
-        if trial.figures is None:  # made after the timing run: judged by the knob that it was refined by
-            return self._guessed(trial)
-        return cost_of(trial.figures, self._target)
+    def _worth(self, trial: Trial) -> float:
+        assert trial.loss is not None
+        cost = self.cost(trial)
+        gain = math.log(max(self._bench.parent(), 1e-12) / max(cost, 1e-12)) if math.isfinite(cost) else -math.inf
+        holds = probably_within(trial.loss, self._max_loss)
+        return gain * holds if gain > 0 else gain
 
-    def _guessed(self, trial: Trial) -> float:
-        """Of a smaller sibling of one that was timed: its sibling's, by the size."""
-        siblings = [
-            one
-            for one in self.trials
-            if one.figures is not None and one.candidate.family == trial.candidate.family and one.size
-        ]
-        if not siblings:
-            return float("inf")
-        nearest = min(siblings, key=lambda one: abs(one.size - trial.size))
-        assert nearest.figures is not None
-        return cost_of(nearest.figures, self._target) * (1 - NOISE * (nearest.size > trial.size))
+
+def probably_within(loss: Estimate, most: float) -> float:
+    """The probability that a loss is no more than `most`: normal, with the spread that the upper half of its interval shows."""
+    spread = 0.0 if loss.high is None else (loss.high - loss.value) / _SPREAD
+    if spread <= 0:
+        return float(loss.value <= most)
+    return NormalDist(loss.value, spread).cdf(most)
 
 
 def cost_of(figures: Figures, target: Target) -> float:
@@ -259,6 +297,12 @@ def cost_of(figures: Figures, target: Target) -> float:
             return float(figures.size)
         case "memory":
             return float(figures.memory)
+
+
+def _proved(bench: Workbench, seconds: float) -> int:
+    """How many finalists are worth their time: as many as take no more than _PROVING of all."""
+    fitting = (count for count in range(MOST_FINALISTS, 0, -1) if bench.proving_seconds(count) <= _PROVING * seconds)
+    return max(_LEAST_PROVED, next(fitting, 1))
 
 
 def _int8(trial: Trial) -> int | None:
@@ -278,3 +322,9 @@ def _lost(trial: Trial) -> bool:
 
 def _way(trial: Trial) -> str:
     return trial.candidate.family.partition(" ")[0]
+
+
+def _student(trial: Trial) -> tuple[Pass, ...] | str:
+    """What was trained; the label of what was not."""
+    trained = tuple(one for one in trial.candidate.recipe.steps if isinstance(one, Training) and one.epochs)
+    return trained or trial.label

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,6 +33,8 @@ _VALIDATED: Final = 10
 """One row in so many is held out and tells which epoch was best."""
 _FEWEST: Final = 20
 _EVALUATED: Final = 256
+_FEW_WEIGHTS: Final = 1_000_000
+_SMALL_ROW: Final = 4096  # numbers
 _DECAY: Final = 1e-4
 
 
@@ -89,10 +92,23 @@ def train(
 ) -> History:
     """AdamW (Loshchilov, Hutter 2019) with a learning rate that falls to 0 as a half cosine. The module ends in eval mode.
 
+    Small models are trained by one thread: threads that share steps of a millisecond wait for each other more than they
+    compute, beside other work many times as long.
+
     masks: of parameters by name, True for weights that may be other than 0. keep_best: the weights of the epoch with the least
     loss on held-out rows are kept, those before training among them; else those of the last.
     Raises Refused when the loss is not a finite number, and what `progress` raises.
     """
+    with _threads(trainable, examples):
+        return _train(
+            trainable, examples, loss, epochs, learning_rate, batch, seed, progress, stage, masks or {}, proximal, keep_best
+        )
+
+
+def _train(
+    trainable: Trainable, examples: Examples, loss: Loss, epochs: int, learning_rate: float, batch: int, seed: int,
+    progress: Progress, stage: str, masks: Mapping[str, Tensor], proximal: Proximal | None, keep_best: bool,
+) -> History:  # fmt: skip
     training, held_out = split(examples, seed)
     inputs = {name: torch.as_tensor(examples.inputs[name]) for name in trainable.inputs}
     parameters = {name: one for name, one in trainable.named_parameters() if one.requires_grad}
@@ -102,7 +118,7 @@ def train(
     random = np.random.default_rng(seed)
     batches = _batches(training, batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
-    _apply(masks or {}, parameters)
+    _apply(masks, parameters)
     losses: list[float] = []
     checked = [_mean_loss(trainable, inputs, held_out, loss)] if len(held_out) else []
     best, kept = 0, copy.deepcopy(trainable.state_dict())
@@ -120,7 +136,7 @@ def train(
             if proximal is not None:
                 _shrink(proximal, parameters, optimizer)
             schedule.step()
-            _apply(masks or {}, parameters)
+            _apply(masks, parameters)
             total += told * len(rows)
         losses.append(total / len(training))
         if checked:
@@ -134,6 +150,19 @@ def train(
         trainable.load_state_dict(kept)
     trainable.eval()
     return History(training=tuple(losses), held_out=tuple(checked), best=best, rows=len(training))
+
+
+@contextmanager
+def _threads(trainable: Trainable, examples: Examples) -> Iterator[None]:
+    weights = sum(one.numel() for one in trainable.parameters())
+    row = max(array[:1].size for array in examples.inputs.values())
+    before = torch.get_num_threads()
+    if weights <= _FEW_WEIGHTS and row <= _SMALL_ROW:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def split(examples: Examples, seed: int) -> tuple[Rows, Rows]:
