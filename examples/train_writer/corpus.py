@@ -35,12 +35,16 @@ _EVERY = 12  # of so many texts, one is held out
 
 
 class Corpus(NamedTuple):
-    """prose and code: texts. dialogues: (question, answer). held_out: topics and docstrings that are nowhere else."""
+    """prose and code: texts. dialogues: (question, answer). unseen: topics and docstrings that are nowhere else."""
 
     prose: list[str]
     code: list[str]
     dialogues: list[tuple[str, str]]
-    held_out: str
+    unseen: list[str]
+
+    @property
+    def held_out(self) -> str:
+        return "\n\n".join(self.unseen)
 
     @property
     def size(self) -> int:
@@ -54,9 +58,9 @@ def collect(seed: int = 0) -> Corpus:
     random.Random(seed).shuffle(prose)
     dialogues = [pair for name in MODULES for pair in _dialogues(name)] + list(GREETINGS) * 4
     answers = {answer for _, answer in dialogues}
-    held_out = [text for text in prose[::_EVERY] if first_lines(text) not in answers]
-    kept = set(held_out)
-    return Corpus([text for text in prose if text not in kept], sources, dialogues, "\n\n".join(held_out)[:400_000])
+    unseen = list(dict.fromkeys(text for text in prose[::_EVERY] if first_lines(text) not in answers))
+    apart = frozenset(unseen)
+    return Corpus([text for text in prose if text not in apart], [_without(apart, one) for one in sources], dialogues, unseen)
 
 
 def first_lines(docstring: str) -> str:
@@ -82,15 +86,29 @@ def _sources() -> Iterator[str]:
 
 def _docstrings(source: str) -> Iterator[str]:
     """The long ones: what is short is in the code too."""
+    yield from (text for _, text in _documented(source) if len(text) > 200)
+
+
+def _without(texts: frozenset[str], source: str) -> str:
+    """The source with empty lines where these docstrings are."""
+    lines = source.splitlines(keepends=True)
+    for statement, text in _documented(source):
+        if text in texts:
+            lines[statement.lineno - 1 : statement.end_lineno] = ["\n"] * ((statement.end_lineno or 0) - statement.lineno + 1)
+    return "".join(lines)
+
+
+def _documented(source: str) -> Iterator[tuple[ast.stmt, str]]:
+    """Statements that are docstrings, and their texts."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node) or ""
-            if len(text) > 200:
-                yield text
+            text = ast.get_docstring(node)
+            if text:
+                yield node.body[0], text
 
 
 def _dialogues(module: str) -> Iterator[tuple[str, str]]:

@@ -44,12 +44,13 @@ def main() -> None:
     corpus = collect(options.seed)
     console.print(f"Text: {corpus.size / 1e6:.1f} MB, and {len(corpus.held_out) / 1e3:.0f} kB that it will not see.")
     tokenizer = train_tokenizer(corpus)
-    model = new_model(tokenizer)
+    model = new_model(tokenizer, options.width, options.layers)
     count = sum(values.numel() for values in model.parameters())
     console.print(f"Model: {count / 1e6:.1f} million parameters, {tokenizer.get_vocab_size()} tokens, context {CONTEXT}.")
     before = perplexity(model, tokenizer, corpus.held_out)
     began = time.perf_counter()
-    read = train(model, Batches(corpus, tokenizer, options.batch, options.seed), options, console)
+    read = train(model.to(device()), Batches(corpus, tokenizer, options.batch, options.seed), options, console)
+    model.cpu()
     seconds = time.perf_counter() - began
     after = perplexity(model, tokenizer, corpus.held_out)
     save(options.folder, model, tokenizer, corpus.held_out)
@@ -68,6 +69,8 @@ def _options() -> argparse.Namespace:
     length.add_argument("--steps", type=int, help="train so many steps instead: the same model each time on one machine")
     parser.add_argument("--batch", type=int, default=2, help=f"sequences of {CONTEXT} tokens a step (default 2)")
     parser.add_argument("--rate", type=float, default=3e-3, help="the highest learning rate (default 0.003)")
+    parser.add_argument("--width", type=int, default=192, help="of the layers, a multiple of 32 (default 192)")
+    parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
@@ -89,14 +92,20 @@ def train_tokenizer(corpus: Corpus) -> Tokenizer:
     return tokenizer
 
 
-def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
+def device() -> str:
+    """Where it is trained: on a GPU it takes a minute."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def new_model(tokenizer: Tokenizer, width: int = 192, layers: int = 5) -> LlamaForCausalLM:
+    """A Llama with heads of 32, and between the layers as many values more as is usual: 8/3 times the width."""
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=5,
-        num_attention_heads=6,
-        num_key_value_heads=6,
+        hidden_size=width,
+        intermediate_size=round(width / 24) * 64,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
         max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,
@@ -162,11 +171,11 @@ def train(model: LlamaForCausalLM, batches: Batches, options: argparse.Namespace
             done = step / options.steps if options.steps else (time.perf_counter() - began) / (options.minutes * 60)
             if done >= 1:
                 break
-            tokens = batches.batch(done)
+            tokens = batches.batch(done).to(model.device)
             rate = options.rate * min(1.0, done / 0.05 + 0.02) * (0.55 + 0.45 * math.cos(math.pi * done))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_computes_bf16()):
+            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=_computes_bf16()):
                 logits = model(input_ids=tokens[:, :-1]).logits
             loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
             optimizer.zero_grad(set_to_none=True)
@@ -222,7 +231,9 @@ def save(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, held_out: 
 
 
 def _computes_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself: elsewhere it is slower than float32."""
+    """Whether what it is trained on multiplies bfloat16 itself: elsewhere it is slower than float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
         flags = Path("/proc/cpuinfo").read_text("utf-8").split()
     except OSError:
