@@ -28,13 +28,15 @@ class Watched:
         self._clock = clock
         self._began = (0.0, 0.0, 0.0)
         """Of what is in progress: its total, how much of it was done when it was first told of, and when that was."""
+        self._done = 0.0
         self.deadline: float | None = None
 
     def progress(self, stage: str, done: float = 0.0, total: float = 0.0) -> None:
         self._job.progress(stage, done, total)
         now = self._clock()
-        if total != self._began[0] or done < self._began[1]:
+        if total != self._began[0] or done < self._done:
             self._began = (total, done, now)
+        self._done = done
         _, first, start = self._began
         if self.deadline is None or done <= first or now - start < _SURE:
             return

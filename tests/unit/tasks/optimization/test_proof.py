@@ -12,8 +12,8 @@ from openmaas.core.errors import InvalidInput
 from openmaas.core.evaluations import Entrant, Estimate, VersionComparison
 from openmaas.core.hardware import Processor
 from openmaas.tasks.examples import Examples
-from openmaas.tasks.optimization.automatic import recommend_by_value
 from openmaas.tasks.optimization.quality import Judge, split
+from openmaas.tasks.optimization.recommending import recommend_by_value
 from openmaas.tasks.optimization.results import bounded
 from openmaas.tasks.optimization.variants import bounded_facts, loss_told
 from tests.unit.tasks.datasets import spec, version
