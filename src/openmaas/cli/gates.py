@@ -163,7 +163,7 @@ def check(
     alias: AliasArgument = None,
     deployment: DeploymentOption = None,
     engine: Annotated[
-        str, typer.Option("--engine", metavar="NAME", help=_("That would serve it; the one that was evaluated without."))
+        str, typer.Option("--engine", metavar="NAME", help=_("That would serve it; the one that serves it, or would, without."))
     ] = "",
     as_json: Json = False,
 ) -> None:

@@ -80,7 +80,8 @@ class Gates(Session):
     def check_gate(
         self, reference: str, alias: str | None = None, *, deployment: str | None = None, engine: str = ""
     ) -> Operation[GateVerdict]:
-        """Hold a version against a gate without moving anything. engine: that would serve it; the evaluated one without.
+        """Hold a version against a gate without moving anything. engine: that would serve it; without, the one that serves
+        it, or would where none is asked for.
 
         Raises NotFound.
         """

@@ -99,7 +99,7 @@ def _doubts(
         yield _Doubt(f"{made} does not tell which engine answered, and {engine} would serve it")
     if engine and told.figures is not None and (label := told.figures.choice.label) != engine:
         yield _Doubt(f"{reference} was evaluated by the engine {label}, and {engine} would serve it", "engine")
-    there = told.total or (0 if told.task == "generation" else dataset.rows)
+    there = told.total if told.task == "generation" else dataset.rows  # a passage is no row
     if told.rows != min(there, MOST_ROWS):
         of = f" of {there:,}" if there else ", and does not tell of how many"
         yield _Doubt(f"{made} is of {told.rows:,} rows{of}, and all must be answered")

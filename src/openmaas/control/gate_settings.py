@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from openmaas.control.job_rows import is_process
 from openmaas.control.references import find_dataset, find_version
-from openmaas.core.errors import InvalidInput
+from openmaas.core.errors import InvalidInput, NotFound
 from openmaas.core.evaluations import Rules
 from openmaas.core.metrics import find_metric
 from openmaas.core.names import Reference
@@ -34,7 +34,8 @@ class _Evaluated(msgspec.Struct):
 def settle_rules(
     session: Session, model: ModelRow, target: GateTarget, name: str, request: GateRequest, present: Rules | None
 ) -> tuple[Rules, list[str]]:
-    """The rules with exact references, and what was chosen in sentences. present: those that they take the place of.
+    """The rules with exact references, and what was chosen in sentences. present: those that they take the place of, also where
+    the gate was taken away before.
 
     Raises InvalidInput, NotFound.
     """
@@ -110,8 +111,10 @@ def _baseline(
         found, version = find_version(session, model.project, request.baseline)
         return f"{found.name}:{version.number}"
     if present is not None and present.baseline:
-        notes.append(f"baseline {present.baseline}, as before")
-        return present.baseline
+        if _is_there(session, model.project, present.baseline):
+            notes.append(f"baseline {present.baseline}, as before")
+            return present.baseline
+        notes.append(f"the baseline was {present.baseline}, which is deleted")
     where = f"{model.name}@{name}" if target == "alias" else f"the deployment {name!r}"
     number = _stands_at(session, model, target, name)
     if number is not None:
@@ -122,6 +125,14 @@ def _baseline(
     made = "" if number == newest.number else f" that somebody pushed ({model.name}:{newest.number} was made by a job)"
     notes.append(f"baseline {model.name}:{number}, the newest version{made}, since {where} stands nowhere yet")
     return f"{model.name}:{number}"
+
+
+def _is_there(session: Session, project: str, version: str) -> bool:
+    try:
+        find_version(session, project, version)
+    except NotFound:
+        return False
+    return True
 
 
 def _pushed_by_somebody(session: Session, model: ModelRow) -> int | None:
@@ -165,8 +176,6 @@ def _metric(
     if baseline:
         digest = find_version(session, model.project, baseline)[1].digest
         row = session.scalar(query.where(EvaluationRow.digest == digest))
-        if row is None:
-            notes.append(f"{baseline} was not evaluated on {dataset} yet: openmaas evaluate {baseline} --data {dataset}")
     if row is None:
         row = session.scalar(query.where(EvaluationRow.version.startswith(f"{model.name}:", autoescape=True)))
     told = None if row is None else msgspec.json.decode(row.result, type=_Evaluated)

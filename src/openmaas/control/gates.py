@@ -160,6 +160,9 @@ class GateService:
             row = find_model(session, project, model)
             rules, notes = settle_rules(session, row, target, name, request, last_rules(session, row, target, name))
             gate = self._add(session, row, target, name, rules, actor)
+            baseline = self._baseline(session, project, rules)
+            if baseline is not None and baseline.measured is None:
+                notes.append(f"{baseline.missing}: {baseline.evaluate}")
         _log.info("set", gate=target_label(row.name, target, name), actor=actor)
         return replace(_view(row, gate), notes=notes)
 

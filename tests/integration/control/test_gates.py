@@ -29,7 +29,7 @@ from tests.integration.control.test_deployments import add_versions
 
 
 class FakeEngines:
-    """The engine that would serve; none while it is being measured."""
+    """The engine that a deployment is given; none while it is being measured."""
 
     def __init__(self) -> None:
         self.engine = "dummy"

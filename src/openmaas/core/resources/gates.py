@@ -14,8 +14,9 @@ GateTarget = Literal["alias", "deployment"]
 class GateRequest:
     """When an alias or a deployment may move: as openmaas.core.evaluations.Rules, whose metric is chosen where it is empty.
 
-    data, baseline: references. Left empty, they are the present gate's; where there is none, the dataset of the newest
-    evaluation of a version of the model, and the version that the alias or the deployment stands at, or the newest.
+    data, baseline: references. Left empty, they are those of the gate that is there or was taken away; where there was none,
+    the dataset of the newest evaluation of a version of the model, and the version that the alias or the deployment stands at,
+    or the newest.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
@@ -54,7 +55,8 @@ class GateVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class GateTrial:
-    """Hold the model's version with this number against a gate. engine: that would serve it; empty is the evaluated one."""
+    """Hold the model's version with this number against a gate. engine: that would serve it; empty is the one that serves
+    it, or would where none is asked for."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
     number: int
