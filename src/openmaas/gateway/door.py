@@ -210,10 +210,10 @@ class Door:
 
     def _find(self, exchange: Exchange, name: str, version: str) -> None:
         """The deployment that is asked for, if the key may use it."""
-        assert exchange.route is not None and exchange.key is not None
+        assert exchange.key is not None
         exchange.target, exchange.version = target, _ = self._router.resolve(name, version)
         exchange.deployment = target.deployment.name
-        self._gate.authorize(exchange.key, exchange.route, target.deployment.project)
+        self._gate.authorize(exchange.key, target.deployment.project)
 
     def hold_more(self, exchange: Exchange, size: int) -> None:
         self._gate.grow(size)
@@ -246,7 +246,7 @@ class Door:
 
     async def _page(self, exchange: Exchange, route: Route) -> None:
         try:
-            status, content_type, body = await self._pages.answer(route, exchange.request.body)
+            status, content_type, body = await self._pages.answer(route, exchange.key, exchange.request.body)
         except OpenMaaSError as error:
             self.refuse(exchange.request, error)
         except Exception as error:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from openmaas.core.contracts import Key
 from openmaas.core.errors import Forbidden, TooLarge, Unauthenticated, Unavailable
 from openmaas.core.keys import looks_like_key
-from openmaas.protocols.routes import Route
 
+_ADMIN = "admin"
 _HOW = "Send the header 'Authorization: Bearer KEY' (or 'X-API-Key: KEY')."
 
 
@@ -50,11 +50,19 @@ class Gate:
             )
         return key
 
-    def authorize(self, key: Key, route: Route, project: str) -> None:
-        """Whether the key may use this route on things of this project. Raises Forbidden."""
-        if key.role == "admin" or key.project == project:
-            return
-        raise Forbidden(f"The key belongs to project {key.project!r}.", code="wrong_project")
+    def may_use(self, key: Key, project: str) -> bool:
+        """Whether things of this project are there for the key."""
+        return key.role == _ADMIN or key.project == project
+
+    def authorize(self, key: Key, project: str) -> None:
+        """Raises Forbidden where the key may not use things of this project."""
+        if not self.may_use(key, project):
+            raise Forbidden(f"The key belongs to project {key.project!r}.", code="wrong_project")
+
+    def authorize_operator(self, key: Key) -> None:
+        """Raises Forbidden where the key may not see the server as a whole."""
+        if key.role != _ADMIN:
+            raise Forbidden(f"A key with the role {key.role!r} may not do this.", code="role_forbidden")
 
     def enter(self, size: int) -> None:
         """Take a place for a request with a body of `size` bytes. Raises TooLarge or Unavailable; `leave` gives it back."""

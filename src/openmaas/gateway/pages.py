@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 import openmaas
-from openmaas.core.contracts import Call, encode
+from openmaas.core.contracts import Call, Key, encode
 from openmaas.core.errors import Conflict, InvalidInput, OpenMaaSError, Unavailable
 from openmaas.gateway.forward import ask
 from openmaas.gateway.gate import Gate
@@ -42,37 +42,46 @@ class Pages:
         self.draining = False
         self.informed = False
 
-    async def answer(self, route: Route, request: bytes = b"") -> Page:
-        """Status, content type and body of a route. request: the body that came."""
+    async def answer(self, route: Route, key: Key | None = None, request: bytes = b"") -> Page:
+        """Status, content type and body of a route. key: the caller's, None where the route is open. request: the body.
+
+        A key is told of what it may use, and of nothing else. Raises Forbidden where the route is about something else.
+        """
+        if key is None:
+            return self._open_to_all(route)
         if route.deployment:
-            return await self._of_deployment(route)
-        if route.name == "ready":
-            ready = self.informed and not self.draining
-            return _json({"ready": ready}, 200 if ready else 503)
+            return await self._of_deployment(route, key)
         if route.name == "metrics":
+            self._gate.authorize_operator(key)
             text = self._metrics.expose(self._gate.in_flight, await self._statistics(self._router.targets))
             return 200, "text/plain; version=0.0.4; charset=utf-8", text
-        if route.name == "repository_index":
-            wanted = _index_request(request)
-            entries = [entry for target in self._router.targets for entry in _index(target)]
-            return _json([entry for entry in entries if entry["state"] == "READY" or not wanted.ready])
-        return _json(await self._of_server(route))
+        targets = [target for target in self._router.targets if self._gate.may_use(key, target.deployment.project)]
+        return _json(await self._of_all(route, targets, request))
 
-    async def _of_server(self, route: Route) -> Any:
+    async def _of_all(self, route: Route, targets: Sequence[Target], request: bytes) -> Any:
         match route.name:
-            case "live":
-                return {"live": True}
-            case "version":
-                return {"name": "openmaas", "version": openmaas.__version__}
+            case "repository_index":
+                wanted = _index_request(request)
+                entries = [entry for target in targets for entry in _index(target)]
+                return [entry for entry in entries if entry["state"] == "READY" or not wanted.ready]
             case "server_metadata":
                 return {"name": "openmaas", "version": openmaas.__version__, "extensions": _EXTENSIONS}
             case "statistics_all":
-                return {"model_stats": await self._statistics(self._router.targets)}
+                return {"model_stats": await self._statistics(targets)}
             case _:
-                return models_body(_served(target) for target in self._router.targets)
+                return models_body(_served(target) for target in targets)
 
-    async def _of_deployment(self, route: Route) -> Page:
+    def _open_to_all(self, route: Route) -> Page:
+        if route.name == "ready":
+            ready = self.informed and not self.draining
+            return _json({"ready": ready}, 200 if ready else 503)
+        if route.name == "live":
+            return _json({"live": True})
+        return _json({"name": "openmaas", "version": openmaas.__version__})
+
+    async def _of_deployment(self, route: Route, key: Key) -> Page:
         target, version = self._router.resolve(route.deployment, route.version)
+        self._gate.authorize(key, target.deployment.project)
         name = target.deployment.name
         match route.name:
             case "model_ready":

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from openmaas.core.contracts import Answer, Deployment, encode
-from openmaas.core.errors import Conflict, InvalidInput, NotFound, Unavailable
+from openmaas.core.contracts import Answer, Deployment, Key, encode
+from openmaas.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from openmaas.core.settings import Settings
 from openmaas.gateway import pages as module
 from openmaas.gateway.gate import Gate
@@ -20,6 +20,8 @@ from openmaas.gateway.pages import Pages
 from openmaas.gateway.router import Router
 from openmaas.protocols.routes import parse_path
 from tests.unit.gateway.replicas import FakeReplica, deployment, snapshot, until
+
+ADMIN = Key(id="admin", digest="", role="admin", project="default")
 
 
 class House:
@@ -39,8 +41,9 @@ class House:
         running = sum(replica.links is not None for replica in self.replicas)
         await until(lambda: sum(len(t.links(n)) for t in self.router.targets for n in t.endpoints) == running)
 
-    async def get(self, path: str, body: bytes = b"") -> tuple[int, Any]:
-        status, _, answer = await self.pages.answer(parse_path(path), body)
+    async def get(self, path: str, body: bytes = b"", key: Key = ADMIN) -> tuple[int, Any]:
+        route = parse_path(path)
+        status, _, answer = await self.pages.answer(route, None if route.open else key, body)
         return status, msgspec.json.decode(answer)
 
 
@@ -64,6 +67,30 @@ async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
             replica.kill()
         await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name().startswith("endpoint")])
         await asyncio.sleep(0.02)
+
+
+async def test_a_key_sees_the_deployments_of_its_own_project_alone(house: House) -> None:
+    ours = await house.replica("ours")
+    theirs = await house.replica("theirs")
+    await house.follow(
+        deployment(ours, name="ours"),
+        deployment(theirs, name="theirs", project="other"),
+    )
+    job = Key(id="job-000001-1", digest="", role="job", project="default")
+    assert (await house.get("/v1/models", key=job))[1]["models"] == ["ours"]
+    assert [model["id"] for model in (await house.get("/v1/models", key=job))[1]["data"]] == ["ours"]
+    assert [entry["name"] for entry in (await house.get("/v2/repository/index", key=job))[1]] == ["ours"]
+    assert {entry["replica"] for entry in (await house.get("/v2/models/stats", key=job))[1]["model_stats"]} == {"ours"}
+    assert (await house.get("/v1/models"))[1]["models"] == ["ours", "theirs"]
+    for path in (
+        "/v2/models/theirs", "/v2/models/theirs/ready", "/v2/models/theirs/stats", "/v2/models/theirs/config",
+        "/v1/models/theirs", "/v2/repository/models/theirs/load",
+    ):  # fmt: skip
+        with pytest.raises(Forbidden) as refused:
+            await house.get(path, key=job)
+        assert refused.value.code == "wrong_project"
+    with pytest.raises(Forbidden, match="role"):
+        await house.get("/metrics", key=job)
 
 
 async def test_ready_is_when_a_snapshot_has_come_and_nobody_said_stop(house: House) -> None:
