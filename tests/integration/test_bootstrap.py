@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     settings = Settings(home=str(tmp_path / "home"), http_port=free_port(), control_port=free_port())
     yield settings
     stop_server(settings)
+    shutil.rmtree(settings.runtime_path, ignore_errors=True)  # that of one that was killed
 
 
 def children(pid: int) -> list[int]:

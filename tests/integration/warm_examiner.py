@@ -46,7 +46,7 @@ class WarmExaminer:
 
     def close(self) -> None:
         self._door.close()
-        self._process.wait(30)
+        self._process.wait(60)
 
 
 class Child:

@@ -50,7 +50,7 @@ class Run:
                 self.errors[progress.id] = progress.error
         return progresses
 
-    def until(self, ended: Iterable[int], seconds: float = 30.0) -> None:
+    def until(self, ended: Iterable[int], seconds: float = 90.0) -> None:
         deadline, wanted = time.monotonic() + seconds, list(ended)
         while not all(each in self.finish or each in self.errors for each in wanted):
             assert time.monotonic() < deadline and self.engine.busy, "requests hang"
@@ -185,7 +185,7 @@ class GenerationContract:
             run.step()
             for request in requests:
                 run.engine.cancel(request.id)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 90
         while run.engine.busy:
             assert time.monotonic() < deadline
             run.step()

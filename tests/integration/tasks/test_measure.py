@@ -236,12 +236,12 @@ def test_its_time_is_bounded(registry: Registry, job: Jobs, tmp_path: Path) -> N
     """Seven that hang: the first take their third of the time each, the last are not tried at all."""
     hanging = [{"load_delay": 60, f"name{number}": 1} for number in range(7)]
     reference = dummy(registry, tmp_path, variants=hanging)
-    measurement = run(job("measure", version=reference, seconds=6.0))
-    assert measurement.seconds < 9
+    measurement = run(job("measure", version=reference, seconds=12.0))
+    assert measurement.seconds < 40
     states = [one.state for one in measurement.tried]
     assert states[0] == "fit"
     assert {"timed_out", "not_compared"} <= set(states)
-    assert next(one for one in measurement.tried if one.state == "not_compared").cause.startswith("The 6 s")
+    assert next(one for one in measurement.tried if one.state == "not_compared").cause.startswith("The 12 s")
 
 
 def test_who_is_too_slow_to_be_timed_says_so(registry: Registry, job: Jobs, tmp_path: Path) -> None:
