@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import lzma
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from openmaas.core.errors import InvalidInput
 
@@ -17,6 +17,18 @@ MOST_BYTES: Final = 2**31
 _MAGIC = b"\xfd7zXZ\x00"
 _TABLES = 128 << 20  # bytes that unpacking itself may take; the strongest preset takes 65 MiB
 _PIECE = 1 << 20
+_SAMPLE = 1 << 20  # bytes by which a setting is chosen and a size estimated
+_PARTS = 8  # of the file, that these are of
+_LEAST_DICTIONARY = 4096
+_USUAL: Final = {"lc": 3, "lp": 0, "pb": 2}
+_NUMBERS: Final = {"lc": 0, "lp": 2, "pb": 2}  # of four bytes: exponents are told from digits
+_SETTINGS: Final[tuple[dict[str, int], ...]] = (
+    _NUMBERS | {"mf": lzma.MF_HC3, "depth": 4, "nice_len": 64},  # up to 4 times as fast
+    _NUMBERS,
+    _USUAL,
+)
+"""Of LZMA, each besides the strongest preset."""
+_NEAR: Final = 1.002  # times the smallest, which a faster setting is good enough with
 
 
 def is_packed(path: Path) -> bool:
@@ -25,9 +37,47 @@ def is_packed(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
-def pack(data: bytes) -> bytes:
-    """As small as xz makes it."""
-    return lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_CRC64, preset=9 | lzma.PRESET_EXTREME)
+def pack(data: bytes, told: Callable[[int, int], object] = lambda done, total: None) -> bytes:
+    """As small as xz makes it; seconds for 10 MB. told: bytes that are packed, of how many; what it raises ends the work."""
+    compressor = lzma.LZMACompressor(lzma.FORMAT_XZ, lzma.CHECK_CRC64, filters=_filters(_fitting(data), len(data)))
+    parts = []
+    for start in range(0, len(data), _PIECE):
+        told(start, len(data))
+        parts.append(compressor.compress(data[start : start + _PIECE]))
+    return b"".join((*parts, compressor.flush()))
+
+
+def estimated_size(data: bytes) -> int:
+    """Bytes that `pack` will make of it, from a sample: in a second or two, whatever its size. What repeats far apart in a
+    large file is not seen."""
+    sample = _sample(data)
+    return round(min(_tried(sample)) * len(data) / max(1, len(sample)))
+
+
+def _fitting(data: bytes) -> dict[str, int]:
+    tried = _tried(_sample(data))
+    return next(setting for setting, size in zip(_SETTINGS, tried, strict=True) if size <= min(tried) * _NEAR)
+
+
+def _tried(sample: bytes) -> list[int]:
+    """Bytes of the sample in each setting."""
+    return [
+        len(lzma.compress(sample, lzma.FORMAT_XZ, lzma.CHECK_CRC64, filters=_filters(one, len(sample)))) for one in _SETTINGS
+    ]
+
+
+def _filters(setting: dict[str, int], size: int) -> list[dict[str, Any]]:
+    dictionary = max(_LEAST_DICTIONARY, min(size, 64 << 20))  # a larger one than the data takes memory for nothing
+    return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary, **setting}]
+
+
+def _sample(data: bytes) -> bytes:
+    """Parts from all over it, each beginning where a number of four bytes would."""
+    if len(data) <= _SAMPLE:
+        return data
+    size = _SAMPLE // _PARTS
+    step = (len(data) - size) // (_PARTS - 1)
+    return b"".join(data[start : start + size] for start in (number * step // 4 * 4 for number in range(_PARTS)))
 
 
 @contextmanager

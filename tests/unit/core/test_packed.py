@@ -5,10 +5,11 @@ from __future__ import annotations
 import lzma
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from openmaas.core.errors import InvalidInput
-from openmaas.core.packed import is_packed, pack, plain_file
+from openmaas.core.packed import estimated_size, is_packed, pack, plain_file
 
 
 @pytest.fixture
@@ -71,3 +72,29 @@ def test_tables_that_take_gigabytes_are_refused(file: Path) -> None:
     file.write_bytes(lzma.compress(b"small", lzma.FORMAT_XZ, filters=filters))
     with pytest.raises(InvalidInput, match="damaged"), plain_file(file):
         pass
+
+
+def test_packing_tells_how_far_it_is_and_ends_where_that_is_refused() -> None:
+    told: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int) -> None:
+        told.append((done, total))
+        if done:
+            raise TimeoutError
+
+    data = bytes(3 << 20)
+    with pytest.raises(TimeoutError):
+        pack(data, tell)
+    assert told == [(0, len(data)), (1 << 20, len(data))]
+
+
+def test_numbers_are_packed_as_numbers() -> None:
+    data = np.random.default_rng(0).normal(size=40_000).astype(np.float32).tobytes()
+    assert len(pack(data)) < len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) * 0.97
+
+
+def test_the_size_is_known_before_a_large_file_is_packed() -> None:
+    random = np.random.default_rng(0)
+    data = random.integers(0, 32, 1_300_000).astype(np.uint8).tobytes() + random.bytes(700_000)
+    assert estimated_size(data) == pytest.approx(len(pack(data)), rel=0.05)
+    assert estimated_size(b"") < 100

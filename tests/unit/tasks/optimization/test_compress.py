@@ -33,7 +33,7 @@ def write(folder: Path, weights: np.ndarray[Any, Any], **save: Any) -> Piece:
 
 def bench(folder: Path) -> Any:
     folder.mkdir()
-    return SimpleNamespace(folder=folder, progress=lambda stage: None, log=lambda line: None)
+    return SimpleNamespace(folder=folder, progress=lambda stage, done, total: None, log=lambda line: None)
 
 
 @pytest.mark.parametrize("external", [False, True])

@@ -25,8 +25,9 @@ def run(piece: Piece, parameters: Compress, bench: Bench) -> Piece:
     if model.ByteSize() > MOST_BYTES:
         raise cannot(parameters, f"the model has {before} bytes, more than one file can hold", "Leave the step out.")
     strip(model)
-    bench.progress("packing the file")
-    packed = pack(model.SerializeToString(deterministic=True))
+    packed = pack(
+        model.SerializeToString(deterministic=True), lambda done, total: bench.progress("packing the file", done, total)
+    )
     if len(packed) >= before:
         return piece.changed(piece.artifact, piece.folder, f"Packing did not make the file smaller: {before} bytes.")
     (bench.folder / _NAME).write_bytes(packed)
