@@ -47,11 +47,12 @@ def pack(data: bytes, told: Callable[[int, int], object] = lambda done, total: N
     return b"".join((*parts, compressor.flush()))
 
 
-def estimated_size(data: bytes) -> int:
-    """Bytes that `pack` will make of it, from a sample: in a second or two, whatever its size. What repeats far apart in a
-    large file is not seen."""
+def estimated_size(data: bytes) -> tuple[int, int]:
+    """Bytes that `pack` will make of it, from a sample: in a second or two, whatever its size; and how many were packed for
+    that. What repeats far apart in a large file is not seen."""
     sample = _sample(data)
-    return round(min(_tried(sample)) * len(data) / max(1, len(sample)))
+    tried = _tried(sample)
+    return round(min(tried) * len(data) / max(1, len(sample))), len(tried) * len(sample)
 
 
 def _fitting(data: bytes) -> dict[str, int]:

@@ -6,6 +6,7 @@ order, the best for the target first, until one keeps within the loss: so it is 
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,7 +16,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from openmaas.core.errors import OpenMaaSError, Refused
+from openmaas.core.errors import Cancelled, OpenMaaSError, Refused
 from openmaas.core.evaluations import Entrant, Estimate, Figures, VersionComparison
 from openmaas.core.hardware import free_memory, usable_cores
 from openmaas.core.manifest import EngineChoice, Manifest
@@ -35,7 +36,7 @@ from openmaas.tasks.optimization.portfolio import Candidate, Traits, portfolio, 
 from openmaas.tasks.optimization.quality import HELD_OUT, Judge, split
 from openmaas.tasks.optimization.recommending import recommend_in_order
 from openmaas.tasks.optimization.results import result_of
-from openmaas.tasks.optimization.runner import Runner, begin
+from openmaas.tasks.optimization.runner import OutOfTime, Runner, begin
 from openmaas.tasks.optimization.search import Search, Trial, cost_of
 from openmaas.tasks.optimization.variants import Registered, Variant, build, register
 from openmaas.tasks.optimization.watching import TooSlow, Watched
@@ -46,6 +47,7 @@ from openmaas.tasks.side_by_side import Subject, loaded_size, measure_side_by_si
 MOST_REGISTERED: Final = 5
 _TRAINING: Final = 6.0  # times that a row costs in training what it costs in a batch of answers, until it is known
 _FIRST: Final = 3.0  # seconds that a pass without training takes, until it is known
+_PACKED: Final = 6e6  # bytes of the parent, for which a second of packing is reckoned with: its weights will have fewer bits
 _ENGINES: Final = 2.4  # that a variant is timed by before the finals, and what else that takes
 _MOST_CHOOSING: Final = 20.0
 _CHOOSING: Final = 10.0  # seconds in which a finalist's engine is found, where there is time to do so thoroughly
@@ -138,6 +140,9 @@ class _Bench:
         self._examined = 0
         self._examining_seconds = _EXAMINED * self._answering_seconds
         self._pieces: dict[int, tuple[Candidate, Piece]] = {}
+        guessed = loaded_size(ground.manifest, ground.folder, self._parent) / _PACKED if arguments.target == "size" else 0.0
+        self._packing = [guessed]
+        """Seconds that packing a finalist takes: a guess, then what each draft would take."""
         self._rates: dict[str, float] = {}
         """Seconds that a pass takes, by its name: of a row and epoch where it trains."""
         self.choices: dict[str, EngineChoice] = {}
@@ -147,7 +152,7 @@ class _Bench:
         left = list(self._runner.steps_left(candidate.recipe))
         self._runner.deadline = self._watched.deadline = deadline
         try:
-            piece = self._runner.run(candidate.recipe)
+            piece = self._runner.draft(candidate.recipe)
         except TooSlow as slow:
             self._learn(left[0], slow.seconds)
             raise
@@ -157,6 +162,8 @@ class _Bench:
                 if step_label(step) in self._runner.seconds:
                     self._learn(step, self._runner.seconds.pop(step_label(step)))
         self._pieces[id(piece)] = (candidate, piece)
+        if piece.unpacked is not None:
+            self._packing.append(piece.unpacked.seconds)
         return piece
 
     def judge(self, made: Piece) -> tuple[Estimate, float]:
@@ -169,6 +176,8 @@ class _Bench:
         return self._judge.loss(outputs), cost
 
     def size(self, made: Piece) -> int:
+        if made.unpacked is not None:
+            return made.unpacked.size
         target = target_of(made)
         return loaded_size(target, made.folder, plain_choice(target))
 
@@ -205,7 +214,8 @@ class _Bench:
         return sum(self._expected(step) for step in self._runner.steps_left(candidate.recipe)) + self._answering_seconds
 
     def proving_seconds(self, finalists: int) -> float:
-        return finalists * self._examining_seconds + self.entering_seconds(finalists) + _TIMING[0] + 1.5 * finalists
+        each = self._examining_seconds + statistics.median(self._packing)
+        return finalists * each + self.entering_seconds(finalists) + _TIMING[0] + 1.5 * finalists
 
     def entering_seconds(self, finalists: int) -> float:
         """Of measuring and registering so many, besides timing them."""
@@ -220,13 +230,19 @@ class _Bench:
         for number, trial in enumerate(trials):
             if number:
                 self._examining_seconds = (time.monotonic() - began) / number
+                self._packing = [0.0]  # which is a part of that
             if found and time.monotonic() + self.proving_seconds(len(found) + 1) > deadline + self._examining_seconds * len(
                 found
             ):
                 trial.reason = "No time was left to examine it."
                 continue
             try:
+                self._runner.deadline = deadline if found else None
                 found += self._examined_of(trial, found, len(trials) - number, deadline)
+            except OutOfTime as error:
+                trial.reason = error.message
+            except Cancelled:
+                raise
             except OpenMaaSError as error:
                 trial.reason = error.message
         return found
@@ -236,12 +252,15 @@ class _Bench:
         ground = self._ground
         self._examined += 1
         folder = ground.job.scratch / f"finalist-{self._examined}"
-        ground.job.progress(f"examining {trial.label}")
         start = time.monotonic()
+        piece = trial.made
+        if piece.unpacked is not None:
+            piece = self._runner.run(trial.candidate.recipe)
+            trial.size = self.size(piece)
+        ground.job.progress(f"examining {trial.label}")
         made = build(
-            ground.job, self.name(trial), trial.candidate.recipe, trial.made, ground.folder, ground.inputs, self._answering,
-            folder,
-        )  # fmt: skip
+            ground.job, self.name(trial), trial.candidate.recipe, piece, ground.folder, ground.inputs, self._answering, folder
+        )
         if made.manifest.digest == ground.manifest.digest:
             trial.reason = f"It is {ground.arguments.version} itself, to the byte."
             return []

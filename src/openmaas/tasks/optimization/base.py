@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -22,13 +22,21 @@ UNPACKED: Final = "Weights that are 0 make the file smaller only once it is pack
 """A note of passes that leave zeros; `compress` takes it back."""
 
 
+class Unpacked(NamedTuple):
+    """Bytes that a file will have when it is packed, and seconds that packing it will take; both estimated."""
+
+    size: int
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Piece:
     """A model between two passes: one artifact, which is in `folder` with all files that it needs.
 
     Its inputs and outputs are those of `manifest`, the version's that is optimised: a pass changes neither their names, types
     nor shapes (merge's chain does, and then gives a manifest with another signature). notes: what a person should be told.
-    facts: what a pass found out, kept with the variant (layers that stayed in float, the sparsity of each layer …).
+    facts: what a pass found out, kept with the variant (layers that stayed in float, the sparsity of each layer …). unpacked:
+    what packing would make of it, where a search has left that for later.
     """
 
     artifact: Artifact
@@ -36,6 +44,7 @@ class Piece:
     manifest: Manifest
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    unpacked: Unpacked | None = None
 
     @property
     def path(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -12,14 +13,17 @@ import msgspec
 
 from openmaas.core.errors import Cancelled, InvalidInput, OpenMaaSError, Refused, without_paths
 from openmaas.core.manifest import Artifact, Manifest
-from openmaas.core.recipes import Convert, Merge, Pass, Quantize, Recipe, step_label
+from openmaas.core.packed import estimated_size
+from openmaas.core.recipes import Compress, Convert, Merge, Pass, Quantize, Recipe, step_label
 from openmaas.tasks.base import Job
 from openmaas.tasks.examples import Examples
 from openmaas.tasks.optimization.answering import Answering, check_piece, target_of
-from openmaas.tasks.optimization.base import Answer, Arrays, Bench, Piece
+from openmaas.tasks.optimization.base import Answer, Arrays, Bench, Piece, Unpacked
 from openmaas.tasks.optimization.passes import find_pass
 
 _PREFERRED: Final = ("onnx", "openvino")
+_PACKED_AT_ONCE: Final = 4 << 20
+"""Bytes of a file that is packed in a second or two."""
 
 
 class OutOfTime(Cancelled):
@@ -92,6 +96,21 @@ class Runner:
                 raise made
             piece = made
         return piece
+
+    def draft(self, recipe: Recipe) -> Piece:
+        """As `run`, but a large file is not packed at the end of it: every answer is the same already, and how small it will be
+        is estimated. `run` then does what is left."""
+        *steps, last = recipe.steps
+        if not steps or not isinstance(last, Compress):
+            return self.run(recipe)
+        piece = self.run(msgspec.structs.replace(recipe, steps=tuple(steps)))
+        size = piece.path.stat().st_size
+        if size <= _PACKED_AT_ONCE:
+            return self.run(recipe)
+        start = time.monotonic()
+        estimated, read = estimated_size(piece.path.read_bytes())
+        self.seconds[step_label(last)] = seconds = time.monotonic() - start
+        return replace(piece, unpacked=Unpacked(min(size, estimated), seconds * size / read))
 
     def steps_left(self, recipe: Recipe) -> Sequence[Pass]:
         """Steps that would have to be run: those whose pieces are not kept."""
