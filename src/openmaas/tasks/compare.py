@@ -299,11 +299,10 @@ def _perplexities(
     for one in versions:
         assert one.manifest.generator is not None
         artifact = scored_by(one.manifest, one.reference)
-        passages, total, notes = passages_of_dataset(one.manifest.generator, one.folder, dataset, folder, rows, arguments.seed)
-        losses = losses_of(job, artifact, one.manifest, one.folder, passages)
+        text = passages_of_dataset(one.manifest.generator, one.folder, dataset, folder, rows, arguments.seed)
+        losses = losses_of(job, artifact, one.manifest, one.folder, text.ids)
         one.evaluation = text_evaluation(
-            one.manifest, passages, losses, version=one.reference, data=arguments.data, dataset=dataset, total=total,
-            seed=arguments.seed, notes=notes,
+            one.manifest, text, losses, version=one.reference, data=arguments.data, dataset=dataset, seed=arguments.seed
         )  # fmt: skip
 
 

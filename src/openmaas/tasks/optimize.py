@@ -127,7 +127,7 @@ def _calibration(job: Job, arguments: OptimizeArguments, step: Pass | None, mani
         return Calibration()
     assert manifest.generator is not None
     dataset, rows = job.dataset(arguments.data)
-    ids, _, notes = passages_of_dataset(manifest.generator, folder, dataset, rows, _CALIBRATED, arguments.seed)
-    for note in notes:
+    text = passages_of_dataset(manifest.generator, folder, dataset, rows, _CALIBRATED, arguments.seed)
+    for note in text.notes:
         job.log(note)
-    return Calibration(ids, arguments.data)
+    return Calibration(text.ids, arguments.data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,13 +29,27 @@ from openmaas.tasks.side_by_side import Subject, figures_of
 
 _LENGTH: Final = 256  # tokens of a passage
 _LEAST: Final = 8  # tokens that say anything about a passage
+_DOCUMENTS: Final = 20  # of fewer, an interval over documents says nothing
 _PIECE: Final = 1 << 16  # characters that are tokenised at once
+
+
+class DatasetText(NamedTuple):
+    """Passages of a dataset. ids: of their tokens. documents: the row of the dataset that each is of. total: how many passages
+    the dataset has."""
+
+    ids: list[Ids]
+    documents: list[int]
+    total: int
+    notes: list[str]
 
 
 def evaluate_text(
     job: Job, arguments: EvaluateArguments, manifest: Manifest, folder: Path, dataset: DatasetManifest, rows: Path
 ) -> Evaluation:
     """A row is a passage of up to 256 tokens, its figure the mean loss of its tokens after the first (nats), weighed by them.
+
+    Tokens of a passage depend on each other, and so do passages of a document: intervals are over documents, or over passages
+    where there are fewer than 20.
 
     Raises InvalidInput for a dataset without text, Refused for a kind of generator that does not tell how likely tokens are,
     EngineFailed.
@@ -44,36 +58,39 @@ def evaluate_text(
     artifact = scored_by(manifest, arguments.version)
     choice = serving_choice(job, arguments.version, manifest, arguments.engine)
     job.progress("reading the dataset")
-    passages, total, notes = passages_of_dataset(manifest.generator, folder, dataset, rows, arguments.rows, arguments.seed)
-    notes += [note] if (note := serving_note(job, arguments.version, choice)) else []
+    text = passages_of_dataset(manifest.generator, folder, dataset, rows, arguments.rows, arguments.seed)
+    notes = [note] if (note := serving_note(job, arguments.version, choice)) else []
     job.progress("waiting for this machine's turn to measure")
     with job.alone():
-        losses = losses_of(job, artifact, manifest, folder, passages)
+        losses = losses_of(job, artifact, manifest, folder, text.ids)
         subject = Subject(name=arguments.version, manifest=manifest, folder=folder, choice=choice)
         figures = figures_of(job, subject, None, seconds=arguments.seconds, seed=arguments.seed)
     return text_evaluation(
-        manifest, passages, losses, version=arguments.version, data=arguments.data, dataset=dataset, total=total,
-        figures=figures, seed=arguments.seed, notes=notes,
+        manifest, text, losses, version=arguments.version, data=arguments.data, dataset=dataset, figures=figures,
+        seed=arguments.seed, notes=notes,
     )  # fmt: skip
 
 
 def text_evaluation(
     manifest: Manifest,
-    passages: Sequence[Ids],
+    text: DatasetText,
     losses: NDArray[np.float64],
     *,
     version: str,
     data: str,
     dataset: DatasetManifest,
-    total: int = 0,
     figures: Figures | None = None,
     seed: int = 0,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Of passages as `passages_of_dataset` gives them, out of `total`, and their losses by `losses_of`."""
+    """Of a text as `passages_of_dataset` gives it, and the losses of its passages by `losses_of`."""
+    passages, documents = text.ids, np.array(text.documents)
     weights = np.array([len(ids) - 1 for ids in passages], np.float64)
     digest = hashlib.sha256(dataset.digest.encode() + msgspec.json.encode(passages)).hexdigest()
-    known = Answered("losses", weights, losses, digest)
+    count = len(set(text.documents))
+    known = Answered("losses", weights, losses, digest, documents if count >= _DOCUMENTS else None)
+    of = "one document" if count == 1 else f"{count} documents"
+    over = "passages" if known.groups is None else "documents"
     return Evaluation(
         version=version,
         digest=manifest.digest,
@@ -82,14 +99,18 @@ def text_evaluation(
         task="generation",
         metric="perplexity",
         rows=len(passages),
-        total=total,
+        total=text.total,
         metrics={"perplexity": estimate("perplexity", known, seed)},
-        outcomes=encode_outcomes("losses", known.truth, known.answers, known.rows),
+        outcomes=encode_outcomes("losses", known.truth, known.answers, known.rows, known.groups),
         figures=figures,
         processor=processor(),
         libraries=libraries_of(figures),
         seed=seed,
-        notes=(f"{int(weights.sum()) + len(passages)} tokens in {len(passages)} passages.", *notes),
+        notes=(
+            f"{int(weights.sum()) + len(passages)} tokens in {len(passages)} passages of {of}; intervals are over {over}.",
+            *text.notes,
+            *notes,
+        ),
     )
 
 
@@ -108,8 +129,8 @@ def scored_by(manifest: Manifest, version: str) -> Artifact:
 
 def passages_of_dataset(
     generator: Generator, folder: Path, dataset: DatasetManifest, rows: Path, most: int, seed: int
-) -> tuple[list[Ids], int, list[str]]:
-    """Passages as token ids, at most `most` of them (0: all) drawn by the seed; how many there are; and notes."""
+) -> DatasetText:
+    """At most `most` passages (0: all), drawn by the seed. Raises InvalidInput for a dataset without text."""
     from tokenizers import Tokenizer
 
     data = read_dataset(dataset, rows, limit=free_memory() // 2)
@@ -123,8 +144,8 @@ def passages_of_dataset(
     column = to_text(texts["text"] if "text" in texts else next(iter(texts.values()))).tolist()
     tokenizer = Tokenizer.from_file(str(folder / generator.tokenizer))
     length = min(_LENGTH, generator.context)
-    found = [ids for text in column for ids in _cut(tokenizer, text, length)]
-    kept = [ids for ids in found if len(ids) >= _LEAST]
+    found = [(ids, row) for row, text in enumerate(column) for ids in _cut(tokenizer, text, length)]
+    kept = [(ids, row) for ids, row in found if len(ids) >= _LEAST]
     if not kept:
         raise InvalidInput(f"The text has no passage of {_LEAST} tokens or more.", code="invalid_dataset")
     notes = [f"{len(found) - len(kept)} passages of less than {_LEAST} tokens were left out."] if len(kept) < len(found) else []
@@ -134,7 +155,7 @@ def passages_of_dataset(
         notes.append(f"{most} of {total} passages were drawn.")
         drawn = np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
         kept = [kept[place] for place in drawn.tolist()]
-    return kept, total, notes
+    return DatasetText([ids for ids, _ in kept], [row for _, row in kept], total, notes)
 
 
 def _cut(tokenizer: Any, text: str, length: int) -> Iterator[Ids]:

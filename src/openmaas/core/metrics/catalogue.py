@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from typing import Final
 
 from openmaas.core.errors import InvalidInput
-from openmaas.core.metrics.classification import accuracy, balanced, macro, ratio
+from openmaas.core.metrics.classification import accuracy, balanced, macro, ratio, wrong
 from openmaas.core.metrics.metric import Metric
-from openmaas.core.metrics.regression import mae, pearson, r2, rmse, spearman
-from openmaas.core.metrics.text import mean_loss, perplexity
+from openmaas.core.metrics.regression import distances, gaps, mae, pearson, r2, rank_gaps, rmse, spearman, squares
+from openmaas.core.metrics.text import mean_loss, perplexity, weighed
 
 METRICS: Final[dict[str, Metric]] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "classes", accuracy),
-        Metric("f1", "classes", macro(lambda hits, rows, given: ratio(2 * hits, rows + given))),
-        Metric("precision", "classes", macro(lambda hits, _, given: ratio(hits, given))),
-        Metric("recall", "classes", macro(lambda hits, rows, _: ratio(hits, rows))),
-        Metric("balanced_accuracy", "classes", macro(balanced)),
-        Metric("mae", "values", mae, higher=False, share=False),
-        Metric("rmse", "values", rmse, higher=False, share=False),
-        Metric("r2", "values", r2),
-        Metric("spearman", "values", spearman),
-        Metric("pearson", "values", pearson),
-        Metric("log_loss", "losses", mean_loss, higher=False, share=False),
-        Metric("perplexity", "losses", perplexity, higher=False, share=False),
+        Metric("accuracy", "classes", accuracy, wrong),
+        Metric("f1", "classes", macro(lambda hits, rows, given: ratio(2 * hits, rows + given)), wrong),
+        Metric("precision", "classes", macro(lambda hits, _, given: ratio(hits, given)), wrong),
+        Metric("recall", "classes", macro(lambda hits, rows, _: ratio(hits, rows)), wrong),
+        Metric("balanced_accuracy", "classes", macro(balanced), wrong),
+        Metric("mae", "values", mae, distances, higher=False, share=False),
+        Metric("rmse", "values", rmse, squares, higher=False, share=False),
+        Metric("r2", "values", r2, squares),
+        Metric("spearman", "values", spearman, rank_gaps),
+        Metric("pearson", "values", pearson, gaps),
+        Metric("log_loss", "losses", mean_loss, weighed, higher=False, share=False),
+        Metric("perplexity", "losses", perplexity, weighed, higher=False, share=False),
     )
 }
 

@@ -12,6 +12,10 @@ from openmaas.core.metrics.metric import Statistic
 from openmaas.core.metrics.outcomes import Array
 
 
+def wrong(truth: Array, answers: Array) -> Array:
+    return np.asarray(truth != answers, np.float64)
+
+
 def accuracy(truth: Array, answers: Array) -> Statistic:
     right = (truth == answers).astype(np.float64)
     return lambda weights: weights @ right / weights.sum(axis=1)

@@ -11,12 +11,14 @@ import numpy as np
 from openmaas.core.errors import Refused
 from openmaas.core.evaluations import Estimate, Outcomes
 from openmaas.core.metrics.catalogue import find_metric
-from openmaas.core.metrics.metric import Metric
-from openmaas.core.metrics.outcomes import Answered, Array, require_answered
+from openmaas.core.metrics.classification import wrong
+from openmaas.core.metrics.metric import Metric, Statistic
+from openmaas.core.metrics.outcomes import Answered, Array, grouped, require_answered
 from openmaas.core.metrics.resampling import (
     RESAMPLES,
     Z,
     collapsed,
+    continuous_draws,
     draws,
     once,
     percentiles,
@@ -26,6 +28,7 @@ from openmaas.core.metrics.resampling import (
 )  # fmt: skip
 
 _FEW: Final = 30  # rows, of which resamples show too little spread
+_BEYOND: Final = 2.0  # what no row shows is at most so many times the largest change that one does
 
 
 def paired_difference(
@@ -63,6 +66,8 @@ def _paired(
             code="different_rows",
             next_step="Evaluate both on the same version of the dataset, with the same rows and seed.",
         )
+    groups = second.groups if first.groups is None else first.groups
+    first, second = grouped(first, groups), grouped(second, groups)
     columns, counts = collapsed(one, first, second.answers)
     statistics = one.prepare(columns[0], columns[1]), one.prepare(columns[0], columns[2])
 
@@ -80,38 +85,75 @@ def _paired(
             code="no_baseline_error",
             next_step="Choose another metric.",
         )
-    low, high = percentiles(draws(counts, seed, resamples, gained), require_defined(one, value))
+    require_defined(one, value, columns)
     if one.name == "accuracy":
+        low, high = percentiles(draws(counts, seed, resamples, gained), value)
         bounds = _bonett_price(first, second)
-        bound = (
-            _unseen_difference(one, first, seed, relative=relative) if np.array_equal(first.answers, second.answers) else 0.0
-        )
-        return Estimate(value=value, low=min(low, bounds[0], value - bound), high=max(high, bounds[1], value + bound))
-    worse = _worse(one, columns)
+        bound = unseen_share(len(first)) if np.array_equal(first.answers, second.answers) else 0.0
+        low, high = min(low, bounds[0], value - bound), max(high, bounds[1], value + bound)
+    elif one.kind == "classes":
+        low, high = _of_classes(columns, counts, gained, value, seed, resamples)
+    else:
+        bound = _unseen_difference(one, columns, relative=relative)
+        low, high = _of_numbers(_worse(one, columns), bound, gained, value, seed, resamples)
+    return Estimate(value=value, low=min(low, value), high=max(high, value))
+
+
+def _of_classes(
+    columns: Sequence[Array], counts: Array, gained: Statistic, value: float, seed: int, resamples: int
+) -> tuple[float, float]:
+    """Resamples with one more of the few rows that got worse, for the bound on that side, and likewise of the better."""
+    low, high = percentiles(draws(counts, seed, resamples, gained), value)
+    truth, before, after = columns
+    worse = wrong(truth, after) - wrong(truth, before)
     lost, won = (np.where(side > 0, counts, 0) for side in (worse, -worse))
     for rows, others, worsens in ((lost, won, True), (won, lost, False)):
         seen = int(rows.sum())
         if 0 < seen <= _FEW:
             bounds = percentiles(draws(counts, seed, resamples, gained, more=rows), value)
         elif seen == 0 and others.sum() <= _FEW:
-            bound = _unseen_difference(one, first, seed, relative=relative)
+            bound = unseen_of_classes(np.repeat(truth, counts), seed)
             bounds = value - bound, value + bound
         else:
             continue
         low, high = (min(low, bounds[0]), high) if worsens else (low, max(high, bounds[1]))
-    return Estimate(value=value, low=min(low, value), high=max(high, value))
+    return low, high
+
+
+def _of_numbers(worse: Array, unseen: float, gained: Statistic, value: float, seed: int, resamples: int) -> tuple[float, float]:
+    """The Bayesian bootstrap with a pseudo-observation (Gaffke, 2005; Learned-Miller & Thomas, 2019), a side at a time.
+
+    worse: of each row, as `_worse`. unseen: what may have changed if no row shows it.
+    """
+    rows, share = len(worse), unseen_share(len(worse))
+    unseen *= max(0.0, 1 - _effective(worse) / _FEW)
+
+    def reach(place: int, side: int) -> float:
+        """What the unseen share of rows takes (side -1) or brings (1), if they are like this row or beyond it."""
+        weights = np.full(rows, 1 - share)
+        weights[place] += share * rows
+        moved = once(gained, weights)
+        return max(unseen, _BEYOND * side * (moved - value) if math.isfinite(moved) else 0.0)
+
+    lost, won = (reach(place, side) for place, side in ((int(worse.argmax()), -1), (int(worse.argmin()), 1)))
+    drawn = [
+        (gained(weights), one / (weights.sum(axis=1) + one) / share) for weights, one in continuous_draws(rows, seed, resamples)
+    ]
+    figures, shares = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    return percentiles(figures - lost * shares, value)[0], percentiles(figures + won * shares, value)[1]
 
 
 def _worse(metric: Metric, columns: Sequence[Array]) -> Array:
-    """Of each column of truth, answers before and after: above 0 where it is answered worse than before, below where better."""
+    """Of each row of truth, answers before and after: how much worse it is answered than before, below 0 where better."""
     truth, before, after = columns
-    if metric.kind == "losses":
-        return np.asarray(np.sign(truth * (after - before)))
-    return np.asarray(np.sign(np.abs(_error(metric, truth, after)) - np.abs(_error(metric, truth, before))))
+    return np.where(before == after, 0.0, metric.badness(truth, after) - metric.badness(truth, before))
 
 
-def _error(metric: Metric, truth: Array, answers: Array) -> Array:
-    return (truth != answers).astype(np.float64) if metric.kind == "classes" else truth - answers
+def _effective(changes: Array) -> float:
+    """How many rows the changes come from: those of equal size are counted, and ones that are tiny beside others hardly
+    (Kish's effective size of a weighted sample, 1965)."""
+    sizes = np.abs(changes)
+    return float(sizes.sum() ** 2 / np.square(sizes).sum()) if sizes.any() else 0.0
 
 
 def _bonett_price(before: Answered, after: Answered) -> tuple[float, float]:
@@ -121,18 +163,16 @@ def _bonett_price(before: Answered, after: Answered) -> tuple[float, float]:
     return max(-1.0, won - lost - half), min(1.0, won - lost + half)
 
 
-def _unseen_difference(metric: Metric, before: Answered, seed: int, *, relative: bool) -> float:
-    """What may have changed although no row shows it."""
-    share = unseen_share(len(before))
-    if metric.kind == "classes":
-        return share if metric.name == "accuracy" else unseen_of_classes(before.truth, seed)
-    weights = np.ones(len(before))
-    statistic = metric.prepare(before.truth, before.answers)
-    badness = before.answers if metric.kind == "losses" else np.abs(before.truth - before.answers)
+def _unseen_difference(metric: Metric, columns: Sequence[Array], *, relative: bool) -> float:
+    """What may have changed although no row shows it: as if the unseen share of rows were like the worst that was seen."""
+    truth, before, after = columns
+    rows, share = len(truth), unseen_share(len(truth))
+    answers = max(before, after, key=lambda one: float(metric.badness(truth, one).max()))
+    statistic, weights = metric.prepare(truth, answers), np.ones(rows)
     value = once(statistic, weights)
     weights *= 1 - share
-    weights[int(badness.argmax())] += share * len(before)
+    weights[int(metric.badness(truth, answers).argmax())] += share * rows
     changed = once(statistic, weights)
     gap = abs(changed - value) if math.isfinite(changed) else share
-    gap = max(gap, share) if metric.share else gap
+    gap = max(gap, share if metric.share else share * value)
     return (gap / value if value else share) if relative else gap

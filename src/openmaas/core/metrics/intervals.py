@@ -6,7 +6,7 @@ import math
 
 from openmaas.core.evaluations import Estimate, Outcomes
 from openmaas.core.metrics.catalogue import find_metric
-from openmaas.core.metrics.outcomes import Answered, require_answered
+from openmaas.core.metrics.outcomes import Answered, grouped, require_answered
 from openmaas.core.metrics.resampling import (
     RESAMPLES,
     Z,
@@ -26,9 +26,10 @@ def estimate(metric: str, outcomes: Outcomes | Answered, seed: int = 0, resample
     Raises InvalidInput for a metric of another kind of outcomes, Refused where the rows do not define it.
     """
     one, known = find_metric(metric), require_answered(outcomes)
+    known = grouped(known, known.groups)
     (columns, counts), truth = collapsed(one, known), known.truth
     statistic = one.prepare(*columns)
-    value = require_defined(one, once(statistic, counts))
+    value = require_defined(one, once(statistic, counts), columns)
     drawn = draws(counts, seed, resamples, statistic)
     low, high = percentiles(drawn)
     if one.name == "accuracy":

@@ -13,10 +13,14 @@ Statistic = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Metric:
-    """higher: more is better. share: at most 1, so that a loss is the absolute drop; else it is a share of the baseline's."""
+    """higher: more is better. share: at most 1, so that a loss is the absolute drop; else it is a share of the baseline's.
+
+    badness: (truth [N], answers [N]) → what each row takes from the figure, up to a factor [N].
+    """
 
     name: str
     kind: Kind
     prepare: Callable[[Array, Array], Statistic]
+    badness: Callable[[Array, Array], Array]
     higher: bool = True
     share: bool = True

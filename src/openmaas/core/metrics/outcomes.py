@@ -29,23 +29,26 @@ class Answered:
     """Outcomes as arrays: truth [N] and answers [N] of their rows, and the digest of which rows these are.
 
     kind: classes are int64 indices, values float64, losses float64 with the weight of each row as its truth.
+    groups: int64 [N], of losses: which rows belong together, so that they are resampled together.
     """
 
     kind: Kind
     truth: Array
     answers: Array
     rows: str
+    groups: Array | None = None
 
     def __len__(self) -> int:
         return len(self.truth)
 
 
-def encode_outcomes(kind: Kind, truth: Array, answers: Array, rows: str) -> Outcomes:
-    """truth and answers: [N]; of losses, their weights and themselves. rows: Examples.digest.
+def encode_outcomes(kind: Kind, truth: Array, answers: Array, rows: str, groups: Array | None = None) -> Outcomes:
+    """truth and answers: [N]; of losses, their weights and themselves. rows: Examples.digest. groups: as Answered has them.
 
     Raises Refused for more than MOST_ROWS rows and for numbers that float32 does not hold.
     """
-    return Outcomes(kind=kind, truth=_packed(kind, truth), answers=_packed(kind, answers), rows=rows)
+    together = "" if groups is None else _packed("classes", groups)
+    return Outcomes(kind=kind, truth=_packed(kind, truth), answers=_packed(kind, answers), rows=rows, groups=together)
 
 
 def decode_outcomes(outcomes: Outcomes) -> Answered:
@@ -53,14 +56,35 @@ def decode_outcomes(outcomes: Outcomes) -> Answered:
     truth, answers = (_unpacked(outcomes.kind, text) for text in (outcomes.truth, outcomes.answers))
     if len(truth) != len(answers) or not len(truth):
         raise InvalidInput(f"The outcomes have {len(truth)} truths and {len(answers)} answers.", code="invalid_outcomes")
-    return Answered(outcomes.kind, truth, answers, outcomes.rows)
+    groups = _unpacked("classes", outcomes.groups) if outcomes.groups else None
+    if groups is not None and len(groups) != len(truth):
+        raise InvalidInput(f"The outcomes have {len(truth)} truths and {len(groups)} groups.", code="invalid_outcomes")
+    return Answered(outcomes.kind, truth, answers, outcomes.rows, groups)
 
 
 def require_answered(outcomes: Outcomes | Answered) -> Answered:
+    """Raises Refused where there is no row, and for numbers that are none."""
     known = decode_outcomes(outcomes) if isinstance(outcomes, Outcomes) else outcomes
     if not len(known):
         raise Refused("There is no row to tell a figure of.", code="no_rows")
+    for noun, array in (("truth", known.truth), ("answer", known.answers)):
+        wrong = np.flatnonzero(~np.isfinite(array))
+        if len(wrong):
+            raise Refused(
+                f"The {noun} of {len(wrong)} of {len(known)} rows is NaN or Infinity; the first is row {int(wrong[0])}.",
+                code="not_finite",
+            )
     return known
+
+
+def grouped(known: Answered, groups: Array | None) -> Answered:
+    """Losses with a row for each group, of the weighed mean of its rows and of all their weight."""
+    if groups is None or known.kind != "losses":
+        return known
+    places = np.unique(groups, return_inverse=True)[1]
+    weights, sums = np.bincount(places, known.truth), np.bincount(places, known.truth * known.answers)
+    means = np.divide(sums, weights, out=np.zeros(len(sums)), where=weights > 0)
+    return Answered(known.kind, weights, means, known.rows)
 
 
 def _packed(kind: Kind, array: Array) -> str:

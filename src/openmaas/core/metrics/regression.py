@@ -8,6 +8,30 @@ from openmaas.core.metrics.metric import Statistic
 from openmaas.core.metrics.outcomes import Array
 
 
+def distances(truth: Array, answers: Array) -> Array:
+    return np.asarray(np.abs(truth - answers))
+
+
+def squares(truth: Array, answers: Array) -> Array:
+    return np.asarray((truth - answers) ** 2)
+
+
+def gaps(truth: Array, answers: Array) -> Array:
+    """Squares between standardised values: their mean is 2 (1 - r) of Pearson's correlation r."""
+    return squares(_standardised(truth), _standardised(answers))
+
+
+def rank_gaps(truth: Array, answers: Array) -> Array:
+    """The same of mid-ranks, whose correlation is Spearman's."""
+    ones = np.ones((1, len(truth)))
+    return gaps(_ranking(truth)(ones)[0], _ranking(answers)(ones)[0])
+
+
+def _standardised(values: Array) -> Array:
+    spread = values.std()
+    return np.asarray((values - values.mean()) / (spread if spread > 0 else 1.0))
+
+
 def mae(truth: Array, answers: Array) -> Statistic:
     errors = np.abs(truth - answers)
     return lambda weights: weights @ errors / weights.sum(axis=1)
@@ -41,19 +65,17 @@ def pearson(truth: Array, answers: Array) -> Statistic:
 
 
 def spearman(truth: Array, answers: Array) -> Statistic:
-    true, given = _ties(truth), _ties(answers)
+    true, given = _ranking(truth), _ranking(answers)
 
     def statistic(weights: Array) -> Array:
-        return np.array([_rank_correlation(_ranks(true, row), _ranks(given, row), row) for row in weights])
+        half = weights.sum(axis=1, keepdims=True) / 2  # the mean of all ranks
+        one, other = true(weights) - half, given(weights) - half
+        weighed = weights * one
+        squares, products = np.einsum("rn,rn->r", weighed, one), np.einsum("rn,rn->r", weighed, other)
+        others = np.einsum("rn,rn,rn->r", weights, other, other)
+        return _correlation(weights, np.zeros(len(weights)), np.zeros(len(weights)), squares, others, products)
 
     return statistic
-
-
-def _rank_correlation(one: Array, other: Array, weights: Array) -> float:
-    middle = weights.sum() / 2  # where the mean of all ranks lies
-    first, second = one - middle, other - middle
-    sums = [np.array([weights @ part]) for part in (first, second, first**2, second**2, first * second)]
-    return float(_correlation(weights[None], *sums)[0])
 
 
 def _correlation(weights: Array, one: Array, other: Array, squares: Array, others: Array, products: Array) -> Array:
@@ -66,14 +88,15 @@ def _correlation(weights: Array, one: Array, other: Array, squares: Array, other
     return np.asarray(np.divide(covariance, np.sqrt(np.where(varies, spread, 1)), out=found, where=varies))
 
 
-def _ties(values: Array) -> Array:
-    """Of each row, which of the ascending distinct values it has."""
-    places: Array = np.unique(values, return_inverse=True)[1]
-    return places
+def _ranking(values: Array) -> Statistic:
+    """Weights [resample, row] → the mid-rank of each row [resample, row]: the weight below it and half of that beside it."""
+    order = np.argsort(values, kind="stable")
+    ascending = values[order]
+    below, through = (np.searchsorted(ascending, values, side) for side in ("left", "right"))
 
+    def ranks(weights: Array) -> Array:
+        sums = np.zeros((len(weights), len(values) + 1))
+        np.cumsum(weights[:, order], axis=1, out=sums[:, 1:])
+        return np.asarray((sums[:, below] + sums[:, through]) / 2)
 
-def _ranks(places: Array, weights: Array) -> Array:
-    """Mid-ranks in a resample."""
-    sizes = np.bincount(places, weights)
-    ranks: Array = (np.cumsum(sizes) - sizes / 2)[places]
     return ranks

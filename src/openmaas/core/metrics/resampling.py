@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -21,7 +21,7 @@ _MOST_DRAWN: Final = 20_000_000  # rows of all resamples together
 
 _LEAST_RESAMPLES: Final = 500
 
-_VALUES: Final = 1 << 20  # weights that are held at once
+_VALUES: Final = 1 << 17  # weights that are held at once
 
 
 def collapsed(metric: Metric, known: Answered, *others: Array) -> tuple[tuple[Array, ...], Array]:
@@ -55,6 +55,19 @@ def draws(counts: Array, seed: int, resamples: int, statistic: Statistic, more: 
     return np.concatenate(found)
 
 
+def continuous_draws(rows: int, seed: int, resamples: int) -> Iterator[tuple[Array, Array]]:
+    """Weights of the Bayesian bootstrap (Rubin, 1981), some at a time: [resample, row], and of one row besides [resample].
+
+    They are exponential, which is Dirichlet's distribution up to a factor that no figure depends on.
+    """
+    random = np.random.default_rng(seed)
+    resamples = min(resamples, max(_LEAST_RESAMPLES, _MOST_DRAWN // rows))
+    step = max(1, _VALUES // rows)
+    for start in range(0, resamples, step):
+        drawn = random.standard_exponential((min(step, resamples - start), rows + 1))
+        yield drawn[:, :-1], drawn[:, -1]
+
+
 def _resamples(counts: Array, seed: int, resamples: int) -> Iterator[Array]:
     """How often each row is drawn, some resamples at a time."""
     random, rows = np.random.default_rng(seed), int(counts.sum())
@@ -79,12 +92,18 @@ def percentiles(drawn: Array, value: float | None = None) -> tuple[float, float]
     return float(low), float(high)
 
 
-def require_defined(metric: Metric, value: float) -> float:
-    if not math.isfinite(value):
-        raise Refused(
-            f"{metric.name} is not defined on these rows: the truth or the answers are all the same.", code="undefined_metric"
-        )
-    return value
+def require_defined(metric: Metric, value: float, columns: Sequence[Array]) -> float:
+    """columns: the truth, and the answers of one version or of two. Raises Refused for a figure that they do not define."""
+    if math.isfinite(value):
+        return value
+    nouns = ("the truth", "the answers") if len(columns) == 2 else ("the truth", "the answers before", "the answers after")
+    same = [noun for noun, column in zip(nouns, columns, strict=True) if np.ptp(column) == 0]
+    raise Refused(
+        f"{metric.name} is not defined on these rows: {' and '.join(same) or 'the truth or the answers'} "
+        f"{'is' if same == ['the truth'] else 'are'} {'' if same else 'nearly '}the same in all of them.",
+        code="undefined_metric",
+        next_step="Choose another metric, or rows that differ.",
+    )
 
 
 def unseen_share(rows: int) -> float:

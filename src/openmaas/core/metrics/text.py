@@ -8,6 +8,10 @@ from openmaas.core.metrics.metric import Statistic
 from openmaas.core.metrics.outcomes import Array
 
 
+def weighed(truth: Array, answers: Array) -> Array:
+    return np.asarray(truth * answers)
+
+
 def mean_loss(truth: Array, answers: Array) -> Statistic:
     return lambda weights: weights @ (truth * answers) / np.maximum(weights @ truth, 1e-300)
 
