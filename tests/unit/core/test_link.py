@@ -80,7 +80,7 @@ def echo(call: IncomingCall) -> None:
     call.answer(call.header, call.payload)
 
 
-async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.001)
@@ -283,7 +283,7 @@ async def test_leaving_a_stream_stops_the_other_end(address: str) -> None:
         async for _chunk in stream:
             break
         await stream.aclose()  # type: ignore[attr-defined]
-        await asyncio.wait_for(stopped.wait(), 2)
+        await asyncio.wait_for(stopped.wait(), 60)
         count = sent
         await asyncio.sleep(0.02)
         assert sent == count
@@ -309,7 +309,7 @@ async def test_a_writer_waits_for_a_slow_reader(address: str) -> None:
     await asyncio.sleep(0.2)
     assert sent < 100  # what the socket itself holds, of 250 MiB
     writer.transport.abort()
-    await asyncio.wait_for(tasks[0], 2)  # it ends when the connection breaks; what it still writes goes nowhere
+    await asyncio.wait_for(tasks[0], 60)  # it ends when the connection breaks; what it still writes goes nowhere
     server.close()
 
 
@@ -389,7 +389,7 @@ async def test_rubbish_closes_that_connection_and_no_other(address: str, rubbish
         reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
         writer.write(rubbish)
         with suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(), 2) == b""
+            assert await asyncio.wait_for(reader.read(), 60) == b""
         writer.close()
         assert await link.call(b"x") == (b"x", b"")
 
@@ -527,7 +527,7 @@ async def test_drain_lets_every_call_end_and_then_the_callers_leave(address: str
         call.answer(call.header)
     assert [(await task)[0] for task in tasks] == [b"%d" % n for n in range(20)]
     assert (await late)[0] == b"late"
-    assert await asyncio.wait_for(drained, 2) is True
+    assert await asyncio.wait_for(drained, 60) is True
     assert link.closed
     server.close()
 
@@ -552,7 +552,7 @@ async def test_drain_waits_for_streams_and_cancelled_calls_too(address: str) -> 
     assert not drained.done()
     calls[1].end()
     assert [chunk async for chunk in stream] == []
-    assert await asyncio.wait_for(drained, 2) is True
+    assert await asyncio.wait_for(drained, 60) is True
     server.close()
 
 

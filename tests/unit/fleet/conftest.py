@@ -26,7 +26,7 @@ def sockets() -> Iterator[Path]:
 
 @pytest.fixture
 def settings(tmp_path: Path, sockets: Path) -> Settings:
-    return Settings(home=str(tmp_path), runtime_dir=str(sockets), hang_timeout=0.5, start_timeout=5.0, drain_timeout=2.0)
+    return Settings(home=str(tmp_path), runtime_dir=str(sockets), hang_timeout=1.5, start_timeout=60.0, drain_timeout=2.0)
 
 
 def python(code: str) -> Launch:
@@ -37,7 +37,7 @@ def child(address: str, *behaviours: str) -> Launch:
     return Launch((sys.executable, str(CHILD), address, *behaviours), dict(os.environ))
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for a condition; the test fails when it does not come true in time."""
     async with asyncio.timeout(seconds):
         while not condition():

@@ -100,35 +100,35 @@ async def test_one_that_is_stopped_is_hung(run: Callable[..., object], settings:
     noted, task = await run(settings)
     await until(lambda: noted.ready)
     os.kill(noted.pid, signal.SIGSTOP)
-    cause = await asyncio.wait_for(task, 5)
+    cause = await asyncio.wait_for(task, 60)
     assert cause.code == "hung"
-    assert "0.5 s (OPENMAAS_HANG_TIMEOUT)" in cause.message
+    assert "1.5 s (OPENMAAS_HANG_TIMEOUT)" in cause.message
 
 
 async def test_one_that_listens_and_says_nothing_is_hung(run: Callable[..., object], settings: Settings) -> None:
     noted, task = await run(settings, "deaf")
-    cause = await asyncio.wait_for(task, 5)
+    cause = await asyncio.wait_for(task, 60)
     assert cause.code == "hung"
     assert not noted.ready
 
 
 async def test_a_batch_that_never_ends_is_hung(run: Callable[..., object], settings: Settings) -> None:
     _, task = await run(msgspec.structs.replace(settings, stall_timeout=3.0), "stalled=4")
-    cause = await asyncio.wait_for(task, 5)
+    cause = await asyncio.wait_for(task, 60)
     assert cause.code == "hung"
     assert "OPENMAAS_STALL_TIMEOUT" in cause.message
 
 
 async def test_one_that_does_not_get_ready_in_time(run: Callable[..., object], settings: Settings) -> None:
     _, task = await run(msgspec.structs.replace(settings, start_timeout=0.3), "quiet")
-    cause = await asyncio.wait_for(task, 5)
+    cause = await asyncio.wait_for(task, 60)
     assert cause.code == "start_timeout"
     assert "OPENMAAS_START_TIMEOUT" in cause.message
 
 
 async def test_one_that_holds_too_much_memory(run: Callable[..., object], settings: Settings) -> None:
     _, task = await run(settings, memory=2**20)
-    cause = await asyncio.wait_for(task, 5)
+    cause = await asyncio.wait_for(task, 60)
     assert cause.code == "memory_limit"
     assert "its limit is 1048576" in cause.message
     assert "--memory" in cause.next_step
@@ -146,7 +146,7 @@ async def test_a_service_is_ready_when_its_url_answers_200(tmp_path: Path) -> No
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/health/ready"
 
     noted = Here()
-    task = asyncio.create_task(ServiceWatch(url, start_timeout=5)(noted))
+    task = asyncio.create_task(ServiceWatch(url, start_timeout=60)(noted))
     await until(lambda: noted.ready and noted.memory)
     assert not statuses
     task.cancel()
@@ -171,14 +171,14 @@ async def test_a_service_that_goes_silent_is_hung_and_one_that_says_no_is_not(mo
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/health/ready"
     noted = Here()
-    task = asyncio.create_task(ServiceWatch(url, start_timeout=5, hang_timeout=0.05)(noted))
+    task = asyncio.create_task(ServiceWatch(url, start_timeout=60, hang_timeout=0.3)(noted))
     await until(lambda: noted.ready)
     status = b"503 Service Unavailable"
     asked = len(open_ends)
     await until(lambda: len(open_ends) >= asked + 4)
     assert not task.done()
     silent = True
-    cause = await asyncio.wait_for(task, 10)
+    cause = await asyncio.wait_for(task, 60)
     assert cause.code == "hung"
     for writer in open_ends:
         writer.close()

@@ -79,7 +79,7 @@ class OpenDoor:
 
     def http(self, key: str = "letters") -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {self.keys[key]}"}
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=10, trust_env=False)
+        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=60, trust_env=False)
 
     def request(
         self, path: str = "/v1/chat/completions", body: bytes = b'{"model":"writer"}', *fields: str, version: str = "1.1"
@@ -98,7 +98,7 @@ class OpenDoor:
         """All that comes back until the server closes."""
         reader, writer = await self.connect(data)
         try:
-            return await asyncio.wait_for(reader.read(), 10)
+            return await asyncio.wait_for(reader.read(), 60)
         finally:
             writer.close()
 

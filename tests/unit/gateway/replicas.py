@@ -66,7 +66,7 @@ def snapshot(*deployments: Deployment, version: int = 1) -> Snapshot:
     return Snapshot(version=version, deployments=deployments)
 
 
-async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.002)

@@ -65,7 +65,7 @@ class Call:
         self.ended.set()
 
     async def result(self) -> Any:
-        await asyncio.wait_for(self.ended.wait(), 15)
+        await asyncio.wait_for(self.ended.wait(), 60)
         (end,) = self.ends
         return end
 
@@ -247,7 +247,7 @@ async def test_a_request_waits_no_longer_than_the_hold_time_or_its_own(house: Ho
         assert isinstance(result, Unavailable)
         assert result.code == "no_replica"
         assert result.retry_after == 1.0
-        assert least < loop.time() - begun < 10
+        assert least < loop.time() - begun < 25
 
 
 async def test_who_waits_for_a_deployment_that_goes_away_is_told(house: House) -> None:

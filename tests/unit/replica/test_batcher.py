@@ -38,7 +38,7 @@ class Request(Work):
         self.finished.set()
 
     async def result(self) -> Any:
-        await asyncio.wait_for(self.finished.wait(), 10)
+        await asyncio.wait_for(self.finished.wait(), 60)
         (end,) = self.ends
         return end["y"].tolist() if isinstance(end, dict) else end
 
@@ -59,7 +59,7 @@ class Engine:
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             self.calls.append(inputs["x"].copy())
-            self.gate.wait(10)
+            self.gate.wait(60)
             if self.delay:
                 time.sleep(self.delay)
             if (inputs["x"] == POISON).any():
@@ -412,7 +412,7 @@ async def test_an_engine_that_returns_no_tensors_ends_the_request_with_what_it_g
     for request in requests:
         batcher.submit(request)
     for request in requests:
-        await asyncio.wait_for(request.finished.wait(), 5)
+        await asyncio.wait_for(request.finished.wait(), 60)
         assert len(request.ends) == 1
 
 
@@ -509,11 +509,11 @@ async def test_work_that_came_too_late_is_refused_by_its_own_error(make: Make) -
 async def test_a_large_request_is_given_up_between_its_slices(threaded: Any) -> None:
     batcher, engine = threaded(max_batch=2)
     engine.delay = 0.02
-    late, left = Request([[1.0]] * 200, timeout=0.1), Request([[2.0]] * 200)
+    late, left = Request([[1.0]] * 200, timeout=0.4), Request([[2.0]] * 200)
     batcher.submit(late)
     batcher.submit(left)
     assert isinstance(await late.result(), DeadlineExceeded)
-    assert 2 <= len(engine.calls) <= 20
+    assert 2 <= len(engine.calls) <= 80
     before = len(engine.calls)
     while len(engine.calls) < before + 2:
         await asyncio.sleep(0.005)
@@ -521,7 +521,7 @@ async def test_a_large_request_is_given_up_between_its_slices(threaded: Any) -> 
     small = Request([[3.0]])
     batcher.submit(small)
     assert await small.result() == [[6]]
-    assert len(engine.calls) < before + 20
+    assert len(engine.calls) < before + 60
     assert not left.ends
 
 
@@ -536,7 +536,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(threaded:
     begun = time.monotonic()
     with pytest.raises(Unavailable) as caught:
         batcher.submit(Request([[9]]))
-    assert time.monotonic() - begun < 0.05
+    assert time.monotonic() - begun < 1
     assert caught.value.code == "queue_full"
     assert "max_queue" in caught.value.message
     assert caught.value.retry_after is not None

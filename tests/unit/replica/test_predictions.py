@@ -48,7 +48,7 @@ class Corners(Engine):
         pass
 
     def run(self, inputs: Tensors) -> Tensors:
-        self.gate.wait(10)
+        self.gate.wait(60)
         columns: Any = [array.reshape(len(array), -1) for array in inputs.values() if array.dtype != object]
         values = np.concatenate(columns, axis=1).astype(np.float32)
         self.batches.append(len(values))
@@ -154,7 +154,7 @@ async def replica(
 
 
 async def wait_until(condition: Callable[[], Any]) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until
         await asyncio.sleep(0.002)
@@ -357,9 +357,8 @@ async def test_the_event_loop_goes_on_while_images_are_decoded() -> None:
     async with replica() as one:
         decoding = [asyncio.create_task(one.predict(large, content_type="image/png")) for _ in range(2)]
         await wait_until(lambda: one.server._preparing == 2)
-        begun = time.monotonic()
         assert (await one.health()).in_flight >= 2
-        assert time.monotonic() - begun < 0.1
+        assert one.server._preparing == 2, "it answered meanwhile"
         await asyncio.gather(*decoding)
         assert (await one.health()).in_flight == 0
 

@@ -274,4 +274,4 @@ def test_a_bucket_that_does_not_answer_is_unavailable(monkeypatch: pytest.Monkey
 
 def test_the_module_is_light() -> None:
     code = "import sys, openmaas.store.blobs; assert not {'sqlalchemy', 'obstore', 'alembic'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -226,15 +226,15 @@ async def test_a_cache_that_can_never_hold_it() -> None:
 
 async def test_a_full_line_is_said_at_once() -> None:
     async with writer(token_delay=0.01, max_batch=2, max_queue=3) as one:
-        calls = [asyncio.create_task(one.text("x", max_tokens=20)) for _ in range(5)]
-        await asyncio.sleep(0.05)
-        assert (await one.health()).queued == 3
+        calls = [asyncio.create_task(one.text("x", max_tokens=60)) for _ in range(5)]
+        while (await one.health()).queued < 3:
+            await asyncio.sleep(0.005)
         begun = time.monotonic()
         with pytest.raises(Unavailable, match="3 requests wait already") as caught:
             await one.text("x")
-        assert time.monotonic() - begun < 0.05
+        assert time.monotonic() - begun < 0.5
         assert (caught.value.code, (caught.value.retry_after or 0) >= 1) == ("queue_full", True)
-        assert [len(text) for text in await asyncio.gather(*calls)] == [20] * 5
+        assert [len(text) for text in await asyncio.gather(*calls)] == [60] * 5
         statistics = await one.statistics()
         assert statistics["rejected"] == 1
 
@@ -247,7 +247,7 @@ async def test_who_wants_many_answers_holds_up_nobody() -> None:
             await one.text("x", max_tokens=4, **content)
             ended.append(name)
 
-        many = asyncio.create_task(ask("many", n=8))
+        many = asyncio.create_task(ask("many", n=16))
         await asyncio.sleep(0.01)
         await asyncio.gather(many, *(ask("single") for _ in range(3)))
         assert ended == ["single"] * 3 + ["many"]
@@ -259,8 +259,8 @@ async def test_who_wants_many_answers_holds_up_nobody() -> None:
 async def test_a_deadline_in_mid_stream_is_an_error_and_frees_the_engine() -> None:
     async with writer(token_delay=0.01) as one:
         seen = 0
-        with pytest.raises(DeadlineExceeded, match=r"0\.1 s were over"):
-            async for _ in one.stream("completions", {"prompt": "x", "max_tokens": 500}, timeout=0.1):
+        with pytest.raises(DeadlineExceeded, match=r"0\.4 s were over"):
+            async for _ in one.stream("completions", {"prompt": "x", "max_tokens": 500}, timeout=0.4):
                 seen += 1
         assert seen > 2
         await one.until(lambda: not one.server.engine.busy)
@@ -271,18 +271,18 @@ async def test_a_deadline_in_mid_stream_is_an_error_and_frees_the_engine() -> No
 
 async def test_one_that_waits_has_a_deadline_too() -> None:
     async with writer(token_delay=0.01, max_batch=1) as one:
-        first = asyncio.create_task(one.text("x", max_tokens=30))
-        await asyncio.sleep(0.05)
+        first = asyncio.create_task(one.text("x", max_tokens=100))
+        await one.until(lambda: one.server.engine.busy)
         begun = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await one.text("x", timeout=0.05)
-        assert time.monotonic() - begun < 0.15
-        assert len(await first) == 30
-        assert (await one.statistics())["generation"]["generation_tokens"] == 30
+        assert time.monotonic() - begun < 0.8
+        assert len(await first) == 100
+        assert (await one.statistics())["generation"]["generation_tokens"] == 100
 
 
 async def test_a_caller_that_leaves_ends_its_work_within_a_token() -> None:
-    async with writer(token_delay=0.02) as one:
+    async with writer(token_delay=0.2) as one:
         events = one.stream("completions", {"prompt": "x", "max_tokens": 500})
         async for _ in events:
             break
@@ -376,8 +376,10 @@ async def test_the_engine_does_not_wait_for_a_busy_event_loop() -> None:
         events = one.stream("completions", {"prompt": "abc", "max_tokens": 400, "temperature": 0})
         texts = [(await anext(events))["choices"][0]["text"]]
         before = one.server.scheduler.steps
-        time.sleep(0.1)  # it is the event loop that is held up
-        assert one.server.scheduler.steps > before + 20
+        until = time.monotonic() + 60
+        while one.server.scheduler.steps <= before + 40:  # it is the event loop that is held up
+            assert time.monotonic() < until
+            time.sleep(0.01)
         texts += [event["choices"][0]["text"] async for event in events]
         assert "".join(texts) == ("abc" * 134)[:400]
         assert len(texts) < 400 - 20  # what had piled up came together
@@ -397,7 +399,7 @@ async def test_what_is_tokenised_for_callers_who_left_is_bounded() -> None:
             with pytest.raises(Unavailable, match="4 requests are being tokenised already") as caught:
                 await one.call(operation, {"prompt": "x"})
             assert caught.value.code == "queue_full"
-        for _ in range(100):
+        for _ in range(600):
             if not one.server._tasks:
                 break
             await asyncio.sleep(0.1)
@@ -427,7 +429,7 @@ async def test_nothing_is_tokenised_for_callers_who_left() -> None:
         def encode(text: str, *, special: bool = True) -> list[int]:
             nonlocal seen
             seen += 1
-            turn.wait(5)
+            turn.wait(60)
             return real(text, special=special)
 
         codec.encode = encode  # type: ignore[method-assign]
@@ -450,7 +452,7 @@ async def test_an_answer_of_many_probabilities_is_written_beside_the_event_loop(
     def whole(generation: Generation, usage: Usage) -> tuple[bytes, str]:
         threads.append(threading.current_thread())
         if threads[-1] is not threading.main_thread():
-            turn.wait(5)
+            turn.wait(60)
         return real(generation, usage)
 
     monkeypatch.setattr(Generation, "_whole", whole)

@@ -70,7 +70,7 @@ class Writer:
         self.link, self.server, self.links, self.broken = link, server, links, broken
 
     async def call(
-        self, operation: Any, content: dict[str, Any], *, timeout: float = 10.0, project: str = ""
+        self, operation: Any, content: dict[str, Any], *, timeout: float = 60.0, project: str = ""
     ) -> tuple[Answer, dict[str, Any]]:
         header, body = await self.link.call(head(operation, timeout, project), json.dumps({"model": "w"} | content).encode())
         return msgspec.msgpack.decode(header, type=Answer), json.loads(body)
@@ -84,7 +84,7 @@ class Writer:
         text: str = (await self.complete(prompt, **content))["choices"][0]["text"]
         return text
 
-    async def stream(self, operation: Any, content: dict[str, Any], *, timeout: float = 10.0) -> AsyncIterator[dict[str, Any]]:
+    async def stream(self, operation: Any, content: dict[str, Any], *, timeout: float = 60.0) -> AsyncIterator[dict[str, Any]]:
         """The events of a stream, but for the one that ends it."""
         body = json.dumps({"model": "w", "stream": True} | content).encode()
         async for chunk in self.link.stream(head(operation, timeout), body):
@@ -99,14 +99,14 @@ class Writer:
         return (await self.call("statistics", {}))[1]
 
     async def until(self, condition: Any) -> None:
-        for _ in range(4000):
+        for _ in range(60_000):
             if condition():
                 return
             await asyncio.sleep(0.001)
-        raise AssertionError("not within 4 s")
+        raise AssertionError("not within 60 s")
 
 
-def head(operation: Any, timeout: float = 10.0, project: str = "") -> bytes:
+def head(operation: Any, timeout: float = 60.0, project: str = "") -> bytes:
     return encode(Call(operation, "r", timeout, deployment="w", project=project))
 
 
