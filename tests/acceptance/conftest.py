@@ -45,7 +45,7 @@ class Server:
     def gateway(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
 
-    def run(self, *words: str, check: bool = True, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, check: bool = True, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         """One command of the real program, from the same interpreter."""
         done = subprocess.run(
             [str(BIN), *words], env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
@@ -63,7 +63,11 @@ class Server:
         return client
 
     def up(self) -> None:
-        self.run("up", "--detach")
+        try:
+            self.run("up", "--detach")
+        except BaseException:
+            self.run("down", check=False)  # a start that was given up may still come about
+            raise
 
     def down(self) -> None:
         for client in self._clients:
@@ -114,7 +118,7 @@ def stop_all(server: Server) -> None:
     running = server.run("status", check=False).returncode == 0
     pids = server.pids() if running else []
     server.down()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < until:
         time.sleep(0.1)
     for pid in left:

@@ -105,7 +105,7 @@ def idle(server: Server, model: str) -> bool:
     return not any(count(server, name, model_name=model) for name in busy) and count(server, "openmaas_requests_in_flight") <= 1
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 20, what: str = "") -> float:
+def wait_until(true: Callable[[], Any], seconds: float = 60, what: str = "") -> float:
     """Seconds that it took."""
     begun = time.monotonic()
     while not true():

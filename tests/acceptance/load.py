@@ -48,7 +48,7 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(90)
+        self._thread.join(120)
         assert not self._thread.is_alive(), "a request has no end"
         slowest = max((outcome.seconds for outcome in self.outcomes), default=0.0)
         print(f"{self._url}: {len(self.outcomes)} requests, by status {dict(self.statuses())}, slowest {slowest:.2f} s")
@@ -59,7 +59,7 @@ class Load:
     def failures(self) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.status != 200]
 
-    def wait_for(self, count: int, seconds: float = 20) -> None:
+    def wait_for(self, count: int, seconds: float = 60) -> None:
         """Until so many more requests have ended."""
         goal, until = len(self.outcomes) + count, time.monotonic() + seconds
         while len(self.outcomes) < goal:

@@ -50,10 +50,10 @@ def _snippets(server: Server) -> tuple[str, str]:
 def test_what_deploy_prints_works(digits: Server) -> None:
     curl, python = _snippets(digits)
     environment = {**digits.environment, "NO_PROXY": "*"}
-    answered = subprocess.run(["bash", "-euc", curl], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    answered = subprocess.run(["bash", "-euc", curl], env=environment, capture_output=True, text=True, timeout=180, check=True)
     assert '"outputs"' in answered.stdout, answered.stdout
     called = subprocess.run(
-        [sys.executable, "-c", python], env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", python], env=environment, capture_output=True, text=True, timeout=180, check=True
     )
     assert "probabilities" in called.stdout
 
@@ -170,7 +170,7 @@ def _run_demo(folder: Path, interrupt_at: str | None = None) -> tuple[int, str]:
             process.send_signal(signal.SIGINT)
             interrupt_at = None
     process.stdout.close()
-    return process.wait(60), written
+    return process.wait(120), written
 
 
 def _left_in(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from .compression import World, make_world
 from .conftest import Server, alive, make_server, stop_all
 from .test_compression import reached, wait
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TRAINED = [{"prune": {"method": "global", "amount": 0.5, "epochs": 12}}, "compress"]
 PHASES = ("training", "examining", "comparing", "timing", "registering")
@@ -77,7 +77,7 @@ def test_killed_in_a_phase(world: World, phase: str) -> None:
     children = descendants(pid)
     os.kill(pid, signal.SIGKILL)
     try:
-        client.wait_job(job.id, timeout=30)
+        client.wait_job(job.id, timeout=90)
     except JobFailed as failed:
         assert failed.code == "job_killed", failed
     else:
@@ -103,7 +103,7 @@ def test_cancelled_in_a_phase(world: World, phase: str) -> None:
     children = descendants(pid)
     world.server.run("jobs", "cancel", job.id)
     with pytest.raises(Cancelled):
-        client.wait_job(job.id, timeout=30)
+        client.wait_job(job.id, timeout=90)
     ended = client.job(job.id)
     assert (ended.state, ended.result) == ("cancelled", None)
     assert not [one for one in (pid, *children) if alive(one)]
@@ -118,7 +118,7 @@ def test_a_search_that_is_killed_leaves_nothing(world: World) -> None:
     children = descendants(pid)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(JobFailed, match="SIGKILL"):
-        client.wait_job(job.id, timeout=30)
+        client.wait_job(job.id, timeout=90)
     assert world.versions() == before
     world.nothing_is_left()
     assert not [child for child in children if alive(child)]
@@ -190,7 +190,7 @@ def test_a_full_disk_fails_the_job_and_nothing_is_half_made(small_disk: Path, tm
         job = None
         try:
             job = begin(world, 501)
-            server.client().wait_job(job.id, timeout=120)
+            server.client().wait_job(job.id, timeout=240)
         except StorageFull as full:
             assert "disk is full" in str(full)
         except JobFailed as failed:

@@ -17,7 +17,7 @@ from tests.acceptance.conftest import Server, make_server, stop_all
 from tests.integration.tasks.test_measure import save_classifier
 
 Dummies = Callable[..., Path]
-SLOW = {"delay": 0.02}  # seconds a run of the version's own engine
+SLOW = {"delay": 0.1}  # seconds a run of the version's own engine
 QUICK = {"delay": 0.0}
 
 
@@ -51,34 +51,34 @@ def test_pushed_measured_deployed_shown_and_kept(measuring: Server, dummy: Dummi
     assert "★" in text
     assert "dummy:delay" in measuring.run("ps").stdout
 
-    answer_within(measuring, 0.015)
+    answer_within(measuring, 0.08)
     replica = measuring.replicas("pair")[0]
     os.kill(replica["pid"], signal.SIGKILL)
     wait_until(
         lambda: any(one["pid"] not in (None, replica["pid"]) and one["state"] == "ready" for one in measuring.replicas("pair"))
     )
-    answer_within(measuring, 0.015)
+    answer_within(measuring, 0.08)
     measuring.down()
     measuring.up()
     wait_until(lambda: [one["state"] for one in measuring.replicas("pair")] == ["ready"])
     kept = measuring.client().deployment("pair").engine
     assert kept is not None
     assert (kept.name, kept.why) == (info["engine"]["name"], info["engine"]["why"])
-    answer_within(measuring, 0.015)
+    answer_within(measuring, 0.08)
 
 
 def answer_within(server: Server, seconds: float) -> None:
-    """The best of ten: the version's own engine takes 20 ms for each."""
+    """The best of twenty: the version's own engine takes 100 ms for each."""
     client = server.client()
     times = []
-    for _ in range(10):
+    for _ in range(20):
         start = time.perf_counter()
         client.predict("pair", np.ones((1, 2), np.float32))
         times.append(time.perf_counter() - start)
     assert min(times) < seconds
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 30) -> None:
+def wait_until(true: Callable[[], Any], seconds: float = 90) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until

@@ -13,7 +13,7 @@ import pytest
 from .conftest import Server, alive
 from .load import Load
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 
 def _wait(condition: Callable[[], bool], seconds: float, what: str) -> float:
@@ -28,7 +28,7 @@ def test_a_replica_killed_every_second_loses_no_request(server: Server, dummy: C
     client = server.client()
     client.push(dummy(delay=0.005), name="killed")
     client.deploy("killed", replicas=3)
-    with Load(server, "killed", callers=8, seconds=40) as load:
+    with Load(server, "killed", callers=8, seconds=300) as load:
         load.wait_for(50)
         for turn in range(10):
             ready = [replica for replica in server.replicas("killed") if replica["state"] == "ready" and replica["pid"]]
@@ -46,16 +46,16 @@ def test_a_stopped_replica_leaves_the_rotation_and_its_calls_go_elsewhere(server
     client.push(dummy(), name="stopped")
     client.deploy("stopped", replicas=2)
     victim = server.replicas("stopped")[0]["pid"]
-    with Load(server, "stopped", callers=8, seconds=40) as load:
+    with Load(server, "stopped", callers=8, seconds=300) as load:
         load.wait_for(50)
         os.kill(victim, signal.SIGSTOP)
         stopped_at = time.monotonic()
-        _wait(lambda: not alive(victim), 12, "the hung replica is killed")
+        _wait(lambda: not alive(victim), 60, "the hung replica is killed")
         load.wait_for(200)
     assert load.failures() == [], load.statuses()
     slow = [outcome for outcome in load.outcomes if outcome.seconds > 1]
-    assert all(outcome.at + outcome.seconds < stopped_at + 10 for outcome in slow)
-    _wait(lambda: all(replica["state"] == "ready" for replica in server.replicas("stopped")), 20, "it is back")
+    assert all(outcome.at + outcome.seconds < stopped_at + 30 for outcome in slow)
+    _wait(lambda: all(replica["state"] == "ready" for replica in server.replicas("stopped")), 60, "it is back")
     client.undeploy("stopped")
 
 
@@ -65,7 +65,7 @@ def test_twenty_swaps_one_of_them_broken_drop_nothing(server: Server, dummy: Cal
         client.push(dummy(f"swap-{number}", note=number), name="swapped")
     broken = client.push(dummy("swap-broken", fail_load="this one is broken on purpose"), name="swapped").version.number
     client.deploy("swapped:1")
-    with Load(server, "swapped", callers=6, seconds=150) as load:
+    with Load(server, "swapped", callers=6, seconds=300) as load:
         load.wait_for(20)
         for turn in range(20):
             if turn == 10:
@@ -94,12 +94,12 @@ def test_predictions_go_on_while_control_is_dead_and_after_it_is_back(server: Se
     client.push(dummy(), name="survivor")
     client.deploy("survivor", replicas=2)
     control = server.processes()["control"]
-    with Load(server, "survivor", callers=6, seconds=60) as load:
+    with Load(server, "survivor", callers=6, seconds=300) as load:
         load.wait_for(50)
         os.kill(control, signal.SIGKILL)
         load.wait_for(300)
-        _wait(lambda: server.run("status", "--json", check=False).returncode == 0, 20, "control is back")
-        _wait(lambda: server.processes().get("control") not in (None, control), 20, "a new control process")
+        _wait(lambda: server.run("status", "--json", check=False).returncode == 0, 60, "control is back")
+        _wait(lambda: server.processes().get("control") not in (None, control), 60, "a new control process")
         client.push(dummy("second", factor=1), name="survivor")
         client.deploy("survivor", replicas=2)
         load.wait_for(50)
@@ -115,14 +115,14 @@ def test_terminating_a_replica_or_the_server_under_load_answers_what_is_in_fligh
     client = server.client()
     client.push(dummy(delay=0.05), name="drained")
     client.deploy("drained", replicas=2)
-    with Load(server, "drained", callers=6, seconds=30) as load:
+    with Load(server, "drained", callers=6, seconds=300) as load:
         load.wait_for(20)
         os.kill(server.replicas("drained")[0]["pid"], signal.SIGTERM)
         load.wait_for(50)
         assert load.failures() == [], load.statuses()
         pids = server.pids()
         os.kill(server.processes()["supervisor"], signal.SIGTERM)
-        _wait(lambda: not any(alive(pid) for pid in pids), 20, "everything has stopped")
+        _wait(lambda: not any(alive(pid) for pid in pids), 60, "everything has stopped")
     # Once the door has closed, new connections are refused; nothing that was accepted is lost.
     broken = [outcome for outcome in load.failures() if "ConnectError" not in str(outcome.body)]
     assert broken == [], load.statuses()
@@ -131,11 +131,15 @@ def test_terminating_a_replica_or_the_server_under_load_answers_what_is_in_fligh
 def test_a_replica_that_somebody_terminates_may_take_its_time_to_drain(server: Server, dummy: Callable[..., Path]) -> None:
     """Its long call, begun before the signal, outlasts the time after which a silent replica counts as hung."""
     client = server.client()
-    client.push(dummy(delay=8.0), name="patient")
+    client.push(dummy(delay=10.0), name="patient")
     client.deploy("patient")
-    with Load(server, "patient", callers=1, seconds=1) as load:
-        time.sleep(0.5)
-        os.kill(server.replicas("patient")[0]["pid"], signal.SIGTERM)
-    assert [outcome.status for outcome in load.outcomes] == [200], load.outcomes
-    assert load.outcomes[0].seconds < 10, "it was answered by the replica that began it"
+    pid = server.replicas("patient")[0]["pid"]
+    with Load(server, "patient", callers=1, limit=1) as load:
+        time.sleep(3)
+        os.kill(pid, signal.SIGTERM)
+        terminated = time.monotonic()
+        load.wait_for(1)
+    (outcome,) = load.outcomes
+    assert outcome.status == 200, outcome
+    assert outcome.at + outcome.seconds < terminated + 10, "it was answered by the replica that began it"
     client.undeploy("patient")

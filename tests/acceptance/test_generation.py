@@ -31,7 +31,7 @@ from tests.acceptance.generators import (
 )
 from tests.acceptance.refusals import CHAT_REFUSALS, OTHER_REFUSALS, RUBBISH, WEATHER
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 SAID = "Grüße 🙂🚀! 模型即服务，“naïve café”\n👩‍👩‍👧 ﷽ e\u0301 \U0001f1e9\U0001f1ea"
 """Characters of one to four bytes, and such as only look like one."""
 CALLED = 'Ein Blick. <tool_call>\n{"name": "weather", "arguments": {"city": "Zürich", "days": 3}}\n</tool_call>'

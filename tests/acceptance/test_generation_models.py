@@ -266,7 +266,7 @@ def test_nothing_of_it_stays_behind(server: Server, client: openai.OpenAI, write
         if number % 2:
             next(iter(stream))
         stream.close()
-    wait_until(lambda: idle(server, writer), 10, "the engine has let go of all")
+    wait_until(lambda: idle(server, writer), 60, "the engine has let go of all")
     made = count(server, "openmaas_generation_tokens_total", model_name=writer)
     assert client.chat.completions.create(model=writer, messages=HELLO, max_tokens=5, temperature=0).usage is not None
     assert count(server, "openmaas_generation_tokens_total", model_name=writer) - made == 5

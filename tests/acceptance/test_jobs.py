@@ -24,10 +24,10 @@ from openmaas.core.resources import JobInfo, JobReport
 
 from .conftest import BIN, Server, alive, make_server, stop_all
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
-def wait(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+def wait(condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
     until = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < until, f"not within {seconds} s: {what}"
@@ -66,7 +66,7 @@ def test_a_job_is_submitted_followed_and_read(server: Server) -> None:
     done = client.wait_job(job.id, progress=looks.append)
     assert done.state == "succeeded" and done.result is not None
     assert (done.cause, done.pid, done.attempt) == (None, None, 1)
-    assert 1.5 <= done.result["ended"] - done.result["began"] < 10
+    assert 1.5 <= done.result["ended"] - done.result["began"] < 60
     shares = [look.done / look.total for look in looks if look.total]
     assert shares == sorted(shares) and len(set(shares)) > 3 and shares[-1] == 1
     lines = client.job_logs(job.id).lines
@@ -86,18 +86,22 @@ def test_the_bar_becomes_lines_where_nobody_watches(server: Server) -> None:
 
 def test_ctrl_c_leaves_a_job_running_and_says_how_to_come_back(server: Server) -> None:
     client = server.client()
-    job = client.submit_job("dummy", {"seconds": 4.0, "note": "ctrl-c"})
+    job = client.submit_job("dummy", {"seconds": 60, "note": "ctrl-c"})
     watcher = subprocess.Popen(
         [str(BIN), "jobs", "show", job.id, "--wait"],
         env=server.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    working(client, job)
-    time.sleep(1)
+    assert watcher.stderr is not None
+    while "working" not in (line := watcher.stderr.readline()):  # then it waits
+        assert line, "it has ended"
     watcher.send_signal(signal.SIGINT)
-    _, told = watcher.communicate(timeout=20)
+    _, told = watcher.communicate(timeout=60)
     assert watcher.returncode == 130
     assert f"openmaas jobs show {job.id} --wait" in told
-    assert client.wait_job(job.id).state == "succeeded"
+    assert client.job(job.id).state == "running"
+    client.cancel_job(job.id)
+    with pytest.raises(Cancelled):
+        client.wait_job(job.id, timeout=60)
 
 
 def test_a_job_that_fails_tells_its_cause_and_may_be_retried(server: Server) -> None:
@@ -124,18 +128,18 @@ def test_a_crash_is_a_failure_with_what_it_said_last(server: Server) -> None:
     killed = client.submit_job("dummy", {"seconds": 60, "note": "killed"})
     os.kill(working(client, killed).pid or 0, signal.SIGKILL)
     with pytest.raises(JobFailed, match="SIGKILL") as failed:
-        client.wait_job(killed.id, timeout=20)
+        client.wait_job(killed.id, timeout=60)
     assert failed.value.code == "job_killed"
     stopped = client.submit_job("dummy", {"seconds": 60, "note": "stopped by somebody else"})
     os.kill(working(client, stopped).pid or 0, signal.SIGTERM)
     with pytest.raises(JobFailed, match="asked to end before") as failed:
-        client.wait_job(stopped.id, timeout=20)
+        client.wait_job(stopped.id, timeout=60)
     assert (failed.value.code, failed.value.next_step) == ("asked_to_end", f"openmaas jobs retry {stopped.id}")
     again = client.retry_job(killed.id)
     assert working(client, again).attempt == 2
     client.cancel_job(killed.id)
     with pytest.raises(Cancelled):
-        client.wait_job(killed.id, timeout=20)
+        client.wait_job(killed.id, timeout=60)
 
 
 def test_a_cancelled_job_is_gone_and_says_nothing_more(server: Server) -> None:
@@ -145,7 +149,7 @@ def test_a_cancelled_job_is_gone_and_says_nothing_more(server: Server) -> None:
     asked = client.cancel_job(job.id)
     assert asked.state in ("cancelling", "cancelled")
     with pytest.raises(Cancelled):
-        client.wait_job(job.id, timeout=20)
+        client.wait_job(job.id, timeout=120)
     assert not alive(pid)
     ended = client.job(job.id)
     assert (ended.state, ended.result, ended.cause) == ("cancelled", None, None)
@@ -163,7 +167,7 @@ def test_one_that_does_not_heed_is_killed_when_its_grace_is_over(server: Server)
     time.sleep(2)
     assert client.job(job.id).state == "cancelling" and alive(pid)
     with pytest.raises(Cancelled):
-        client.wait_job(job.id, timeout=20)
+        client.wait_job(job.id, timeout=120)
     assert not alive(pid)
 
 
@@ -172,7 +176,7 @@ def test_control_killed_in_the_middle_changes_nothing(server: Server) -> None:
     job = client.submit_job("dummy", {"seconds": 4.0, "note": "control"})
     pid = working(client, job).pid
     os.kill(server.processes()["control"], signal.SIGKILL)
-    done = client.wait_job(job.id, timeout=60)
+    done = client.wait_job(job.id, timeout=120)
     assert done.state == "succeeded" and done.result is not None
     assert (done.result["pid"], done.attempt, starts(server, job)) == (pid, 1, 1)
 
@@ -185,7 +189,7 @@ def test_control_killed_while_a_result_is_due_gets_it_when_it_is_back(server: Se
         killed = server.processes()["control"]
         os.kill(killed, signal.SIGKILL)
         wait(lambda killed=killed: server.control_is_back(killed), "control is back")
-    done = client.wait_job(job.id, timeout=60)
+    done = client.wait_job(job.id, timeout=120)
     assert done.result is not None and done.result["pushed"] == "from-a-job:1"
     assert done.result["by"] == f"{job.id}-1"
     assert [version.number for version in client.versions("from-a-job")] == [1]
@@ -205,9 +209,9 @@ def test_a_killed_supervisor_leaves_its_jobs_to_the_next_one(own_server: Callabl
     time.sleep(2)
     server.up()
     with pytest.raises(JobFailed, match="without a result"):
-        client.wait_job(doomed.id, timeout=20)
+        client.wait_job(doomed.id, timeout=60)
     for job in (brief, going):
-        done = client.wait_job(job.id, timeout=60)
+        done = client.wait_job(job.id, timeout=120)
         assert done.result is not None
         assert (done.result["pid"], done.attempt, starts(server, job)) == (pids[job.id], 1, 1)
     wait(lambda: not list((server.home / "run" / "jobs").iterdir()), "no note is left")
@@ -225,24 +229,24 @@ def test_a_job_that_was_taken_over_can_be_cancelled_and_its_death_is_seen(own_se
     wait(lambda: client.job(killed.id).pid == pids[1], "it is known again")
     client.cancel_job(cancelled.id)
     with pytest.raises(Cancelled):
-        client.wait_job(cancelled.id, timeout=20)
+        client.wait_job(cancelled.id, timeout=60)
     os.kill(pids[1], signal.SIGKILL)
     with pytest.raises(JobFailed):
-        client.wait_job(killed.id, timeout=20)
+        client.wait_job(killed.id, timeout=60)
     assert not any(alive(pid) for pid in pids)
 
 
 def test_down_puts_jobs_back_and_up_runs_them_again(own_server: Callable[..., Server]) -> None:
     server = own_server(jobs=1)
     client = server.client()
-    job = client.submit_job("dummy", {"seconds": 6.0, "note": "put back"})
+    job = client.submit_job("dummy", {"seconds": 10.0, "note": "put back"})
     waiting = client.submit_job("dummy", {"note": "waits behind it"})
     pid = working(client, job).pid or 0
     assert client.job(waiting.id).state == "queued"
     server.run("down")
     assert not alive(pid)
     server.up()
-    done = client.wait_job(job.id, timeout=60)
+    done = client.wait_job(job.id, timeout=120)
     assert done.result is not None and done.result["pid"] != pid
     assert (done.attempt, starts(server, job)) == (1, 2)
     behind = client.wait_job(waiting.id, timeout=60)
@@ -267,7 +271,7 @@ def test_measurements_are_never_disturbed(own_server: Callable[..., Server]) -> 
         for number, kind in enumerate(("dummy", "dummy-measure", "dummy", "dummy-measure", "dummy", "dummy"))
         for client in clients
     ]
-    spans = [(client, kind, client.wait_job(job.id, timeout=90).result or {}) for client, kind, job in submitted]
+    spans = [(client, kind, client.wait_job(job.id, timeout=180).result or {}) for client, kind, job in submitted]
 
     def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
         return one["began"] < other["ended"] and other["began"] < one["ended"]
@@ -355,7 +359,7 @@ def test_behind_tls_a_job_finds_its_own_server_by_whatever_name(tmp_path: Path) 
         url = f"https://127.0.0.1:{server.control_port}"
         transport = BlockingTransport(find_server(url, api_key=server.key), trust)
         with openmaas.Client(url, api_key=server.key, transport=transport) as client:
-            done = client.wait_job(client.submit_job("dummy", {"seconds": 0.5, "push": "secure"}).id, timeout=30)
+            done = client.wait_job(client.submit_job("dummy", {"seconds": 0.5, "push": "secure"}).id, timeout=60)
             assert done.result is not None and done.result["pushed"] == "secure:1"
     finally:
         server.down()

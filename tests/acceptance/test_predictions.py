@@ -63,7 +63,7 @@ def ready(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
 
 def ask(server: Server, name: str, **request: Any) -> httpx.Response:
     headers = {"x-api-key": server.key} | request.pop("headers", {})
-    return httpx.post(f"{server.gateway}/predict/{name}", headers=headers, trust_env=False, timeout=20, **request)
+    return httpx.post(f"{server.gateway}/predict/{name}", headers=headers, trust_env=False, timeout=60, **request)
 
 
 def typed(content: bytes, kind: str) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def test_bytes_by_hand_without_a_content_type(ready: Server) -> None:
     head = (
         f"POST /predict/colours?version=1 HTTP/1.1\r\nHost: a\r\nX-Api-Key: {ready.key}\r\nContent-Length: {len(content)}\r\n"
     )
-    with socket.create_connection(("127.0.0.1", ready.http_port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", ready.http_port), timeout=60) as client:
         client.sendall(head.encode() + b"Connection: close\r\n\r\n" + content)
         answer = b""
         while part := client.recv(65536):

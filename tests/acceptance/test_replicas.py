@@ -16,7 +16,7 @@ from openmaas import OpenMaaSError
 from .conftest import Server
 from .load import Load
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_a_model_beyond_its_memory_limit_says_so_and_harms_no_neighbour(server: Server, dummy: Callable[..., Path]) -> None:
@@ -41,7 +41,7 @@ def test_a_crash_loop_stops_says_so_and_ends_with_the_next_deploy(server: Server
     client.push(dummy(), name="crashing")
     client.deploy("crashing")
     killed: set[int] = set()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while client.deployment("crashing").state != "failed":
         assert time.monotonic() < until
         (replica,) = server.replicas("crashing")
@@ -68,7 +68,7 @@ def test_with_two_gateways_one_may_end(own_server: Callable[..., Server], dummy:
     client.deploy("doors")
     first = server.processes()["gateway-0"]
     os.kill(first, signal.SIGTERM)
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while server.processes().get("gateway-0") in (None, first):
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -81,12 +81,12 @@ def test_a_deployment_that_starts_for_the_first_time_says_so(server: Server, dum
     client = server.client()
     client.push(dummy(load_delay=2), name="slow")
     client.deploy("slow", wait=False)
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     codes: set[str] = set()
     while client.deployment("slow").state == "starting":
         assert time.monotonic() < until
         answer = httpx.post(
-            f"{server.gateway}/v2/models/slow/infer", headers={"x-api-key": server.key}, json={}, trust_env=False
+            f"{server.gateway}/v2/models/slow/infer", headers={"x-api-key": server.key}, json={}, timeout=60, trust_env=False
         )
         if answer.status_code == 503:
             assert answer.headers["retry-after"] == "1"
