@@ -29,7 +29,7 @@ from openmaas.core.memory import settle
 from openmaas.core.settings import Settings, load_settings
 from openmaas.fleet.causes import cause_line
 from openmaas.fleet.environment import child_environment, server_environment
-from openmaas.fleet.home import Running, is_locked, prepare_home, read_note
+from openmaas.fleet.home import Running, is_locked, own_log, prepare_home, read_note
 from openmaas.fleet.lifeline import PARENT_VARIABLE, die_with_parent
 from openmaas.fleet.ports import check_exposure
 from openmaas.fleet.process import Launch
@@ -62,7 +62,8 @@ def start_detached(settings: Settings) -> Running:
 
     Raises what `run_server` raises, with the same message.
     """
-    log = prepare_home(settings) / "logs" / "supervisor.log"
+    prepare_home(settings)
+    log = own_log(settings)
     reading, writing = os.pipe()
     try:
         pid = _spawn_apart((*_python("supervisor"), "--tell", str(writing)), server_environment(settings), log, writing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,32 +12,44 @@ from openmaas.cli.i18n import _, plural
 from openmaas.cli.options import Json, Yes, confirm, connect
 from openmaas.core.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from openmaas.core.resources import GcReport
+
 
 def gc(
     yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_("Only say what would be freed."))] = False,
     as_json: Json = False,
 ) -> None:
-    """Free files that no version uses any more. Says what first, and asks."""
+    """Free what nothing uses any more: files, unfinished uploads, jobs that ended long ago. Says what first, and asks."""
     from openmaas.cli.console import done, nothing, print_json, write
-    from openmaas.cli.units import size
 
     client = connect()
     report = client.gc()
     if as_json:
         print_json(client.gc(apply=True) if yes and not dry_run else report)
         return
-    if not report.blobs and not report.uploads:
+    if not report.blobs and not report.uploads and not report.jobs and not report.bytes:
         nothing(_("There is nothing to free."))
         return
-    files = plural("{n} file", "{n} files", report.blobs).format(n=report.blobs)
-    uploads = plural("{n} unfinished upload", "{n} unfinished uploads", report.uploads).format(n=report.uploads)
-    what = f"{files} ({size(report.bytes)}), {uploads}"
-    write(_("Would free {what}.").format(what=what))
+    write(_("Would free {what}.").format(what=_what(report)))
     if dry_run or not confirm(_("Free them?"), yes):
         return
-    freed = client.gc(apply=True)
-    done(_("Freed {size} in {n} files.").format(size=size(freed.bytes), n=freed.blobs))
+    done(_("Freed {what}.").format(what=_what(client.gc(apply=True))))
+
+
+def _what(report: GcReport) -> str:
+    """Files, uploads and jobs, those that there are, and their size."""
+    from openmaas.cli.units import size
+
+    parts = [
+        plural("{n} file", "{n} files", report.blobs).format(n=report.blobs) if report.blobs else "",
+        plural("{n} unfinished upload", "{n} unfinished uploads", report.uploads).format(n=report.uploads)
+        if report.uploads
+        else "",
+        plural("{n} ended job", "{n} ended jobs", report.jobs).format(n=report.jobs) if report.jobs else "",
+    ]
+    return f"{', '.join(filter(None, parts)) or _('old logs')} ({size(report.bytes)})"
 
 
 def approve(

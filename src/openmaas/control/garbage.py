@@ -1,4 +1,5 @@
-"""Garbage: blobs that no version, dataset or upload needs, uploads that nobody goes on with, copies of versions that are gone.
+"""Garbage: blobs that no version, dataset or upload needs, uploads that nobody goes on with, copies of versions that are gone,
+jobs that ended long ago.
 
 Safe beside a push: what an upload will need is pinned by rows of its own before it is relied on, and every blob is looked up
 once more under the write lock in which it is deleted.
@@ -15,6 +16,7 @@ from itertools import islice
 from sqlalchemy import delete, not_, or_, select
 from sqlalchemy.orm import Session
 
+from openmaas.control.ended_jobs import EndedJobs
 from openmaas.control.parts import Parts
 from openmaas.control.uploads import forget_upload
 from openmaas.core.errors import Unavailable
@@ -48,6 +50,7 @@ class GarbageService:
         self._parts = parts
         self._cache = settings.home_path / "cache"
         self._clock = clock
+        self._jobs = EndedJobs(settings, database, clock)
         self._one_at_a_time = threading.Lock()
 
     def report(self) -> GcReport:
@@ -55,9 +58,10 @@ class GarbageService:
         with self._database.read() as session:
             stale = self._stale(session)
         unused = self._unused(leaving_out=stale)
-        size = sum(size for _, size in unused) + sum(self._parts.total(upload) for upload in stale)
+        jobs, logs = self._jobs.report()
+        size = sum(size for _, size in unused) + sum(self._parts.total(upload) for upload in stale) + logs
         digests = sorted(sha256 for sha256, _ in unused)
-        return GcReport(blobs=len(unused), bytes=size, uploads=len(stale), done=False, digests=digests)
+        return GcReport(blobs=len(unused), bytes=size, uploads=len(stale), done=False, digests=digests, jobs=jobs)
 
     def apply(self) -> GcReport:
         """Free it; what was freed. What a push has come to need in the meantime stays."""
@@ -66,9 +70,10 @@ class GarbageService:
                 stale = self._stale(session)
             given_up = [size for upload in stale if (size := self._give_up(upload)) is not None]
             freed = self._free_blobs()
-            size = sum(given_up) + sum(freed.values()) + self._blobs.remove_leftovers(self._clock() - STALE)
+            jobs, logs = self._jobs.remove()
+            size = sum(given_up) + sum(freed.values()) + logs + self._blobs.remove_leftovers(self._clock() - STALE)
             self._clear_cache()
-        return GcReport(blobs=len(freed), bytes=size, uploads=len(given_up), done=True, digests=sorted(freed))
+        return GcReport(blobs=len(freed), bytes=size, uploads=len(given_up), done=True, digests=sorted(freed), jobs=jobs)
 
     # blobs
 

@@ -75,6 +75,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     examine_memory: Annotated[Positive, Meta(description="Memory that inspecting and converting may take.")] = 8 * 2**30
     jobs: Annotated[int, Meta(ge=0, le=1024, description="Jobs that run at once; 0 for half of the cores.")] = 0
+    job_retention: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=100 * 366 * 86400.0,
+            description="Seconds after which `openmaas gc` removes an ended job that no result needs.",
+        ),
+    ] = 90 * 86400.0
     job_memory: Annotated[
         int, Meta(ge=0, le=2**50, description="Memory that one job may take (its data); 0 for no limit of our own.")
     ] = 0

@@ -104,6 +104,11 @@ def read_note(settings: Settings) -> Running | None:
         return None
 
 
+def own_log(settings: Settings) -> Path:
+    """Where a supervisor that was started apart writes."""
+    return settings.home_path / "logs" / "supervisor.log"
+
+
 def temporary_folder(settings: Settings) -> Path:
     """Where the server's processes put what they need for a while. A job has its own folder for that."""
     return settings.home_path / "tmp"

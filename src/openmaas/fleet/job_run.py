@@ -22,13 +22,13 @@ from openmaas.core.contracts import SERVER_STOPPED, Cause, JobSpec, JobStatus
 from openmaas.core.settings import Settings
 from openmaas.fleet.causes import job_exit_cause, told_cause, with_evidence
 from openmaas.fleet.memory import resident
+from openmaas.fleet.output import bound_log
 from openmaas.fleet.process import Launch
 
 GRACE = 10.0
 """Seconds that a process has to end when it was asked to."""
 
 _MARK = "[supervisor] "
-_LONGEST_LOG = 10 * 2**20
 _TAIL = 64 * 1024
 _STOPPED = ".stopped"
 
@@ -124,7 +124,7 @@ class JobRun:
             return True
         self._memory = resident(self.pid or 0)
         self._press()
-        self._bound_log()
+        bound_log(self._log_path)
         return False
 
     def forget(self) -> None:
@@ -214,13 +214,6 @@ class JobRun:
             return []
         starts = [index for index, line in enumerate(lines) if line.startswith(_MARK)]
         return lines[starts[-1] + 1 :] if starts else lines
-
-    def _bound_log(self) -> None:
-        """A log that has become too long is copied aside and emptied: its process keeps it open for as long as it lives."""
-        with contextlib.suppress(OSError):
-            if self._log_path.stat().st_size > _LONGEST_LOG:
-                shutil.copyfile(self._log_path, self._log_path.with_name(f"{self._log_path.name}.1"))
-                os.truncate(self._log_path, 0)
 
 
 def notes_folder(home: Path) -> Path:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections import deque
 from pathlib import Path
+
+LONGEST_LOG = 10 * 2**20
+"""Bytes of a log, of which the one before is kept too."""
 
 _KEPT_LINES = 200
 _LONGEST_LINE = 4096
@@ -17,7 +21,7 @@ class LogFile:
     A log that cannot be written (disk full) never stops a child: what does not fit is left out.
     """
 
-    def __init__(self, path: Path, max_bytes: int = 10 * 2**20) -> None:
+    def __init__(self, path: Path, max_bytes: int = LONGEST_LOG) -> None:
         self._path = path
         self._max_bytes = max_bytes
 
@@ -32,6 +36,14 @@ class LogFile:
                     self.append(data)
                 else:
                     file.write(data)
+
+
+def bound_log(path: Path) -> None:
+    """Copy a log that has become too long to `NAME.1` and empty it: who writes to it keeps it open, to append."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > LONGEST_LOG:
+            shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+            os.truncate(path, 0)
 
 
 class Output:

@@ -20,11 +20,11 @@ from openmaas.core.errors import Unavailable
 from openmaas.core.log import get_logger
 from openmaas.core.settings import Settings, prepare_runtime
 from openmaas.fleet.control_line import ControlLine
-from openmaas.fleet.home import Running, clear_temporary, lock_home, prepare_home, tidy_runtime, write_note
+from openmaas.fleet.home import Running, clear_temporary, lock_home, own_log, prepare_home, tidy_runtime, write_note
 from openmaas.fleet.jobs import Jobs
 from openmaas.fleet.keeper import Keeper, first_of
 from openmaas.fleet.memory import resident
-from openmaas.fleet.output import LogFile, Output
+from openmaas.fleet.output import LogFile, Output, bound_log
 from openmaas.fleet.ports import check_exposure, claim_port
 from openmaas.fleet.process import Launch
 from openmaas.fleet.replicas import GRACE_BEYOND_DRAIN, Commands, Replicas
@@ -33,6 +33,7 @@ from openmaas.fleet.watch import ServiceWatch
 
 _FIRST_ANSWER = 60.0  # seconds that control (a migration) and a gateway have to answer
 _SHOWN_LINES = 15
+_LOOK_AT_LOG = 10.0  # seconds
 
 ServiceState = Literal["starting", "ready", "backoff", "stopped"]
 _SERVICE_STATES: Final[dict[ReplicaState, ServiceState]] = {
@@ -97,15 +98,22 @@ class Supervisor:
             keeper.start()
         line = asyncio.create_task(self._line.run(), name="control line")
         jobs = asyncio.create_task(self._jobs.watch(), name="jobs")
+        log = asyncio.create_task(self._bound_own_log(), name="log")
         try:
             await first_of(self._stop.wait(), self._until_ready())
             if not self._stop.is_set():
                 self._tell_ready()
             await self._stop.wait()
         finally:
-            line.cancel()
-            jobs.cancel()
-            await asyncio.gather(line, jobs, return_exceptions=True)
+            for task in (line, jobs, log):
+                task.cancel()
+            await asyncio.gather(line, jobs, log, return_exceptions=True)
+
+    async def _bound_own_log(self) -> None:
+        """Where it was started apart, its output goes to a file that nobody else looks after."""
+        while True:
+            bound_log(own_log(self._settings))  # here, so that nothing is written between the copy and the emptying
+            await asyncio.sleep(_LOOK_AT_LOG)
 
     async def _until_ready(self) -> None:
         for settled in asyncio.as_completed([_came_up(keeper) for keeper in self._services]):

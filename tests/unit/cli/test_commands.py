@@ -181,7 +181,7 @@ def test_rm_of_an_alias_removes_the_version_that_it_means(terminal: Terminal) ->
 
 def test_gc_says_what_it_would_free(terminal: Terminal) -> None:
     _, out, _ = terminal("gc", "--dry-run")
-    assert "Would free 3 files (1.2 MB), 1 unfinished upload." in out
+    assert "Would free 3 files, 1 unfinished upload (1.2 MB)." in out
     terminal("gc", "--yes")
     assert [request.query["apply"] for request in terminal.transport.seen] == ["false", "false", "true"]
 

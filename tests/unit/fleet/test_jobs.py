@@ -15,7 +15,7 @@ import pytest
 
 from openmaas.core.contracts import SERVER_STOPPED, Desired, JobSpec, JobStatus
 from openmaas.core.settings import Settings
-from openmaas.fleet import job_run
+from openmaas.fleet import job_run, output
 from openmaas.fleet.jobs import Jobs
 from openmaas.fleet.process import Launch
 from tests.unit.fleet.conftest import until
@@ -74,7 +74,7 @@ def orphans() -> Iterator[None]:
     yield
     for child in _ORPHANS:
         child.kill()
-        child.wait(10)
+        child.wait(60)
     _ORPHANS.clear()
 
 
@@ -255,11 +255,11 @@ async def test_what_nobody_uses_any_more_is_removed_at_the_start(settings: Setti
 
 
 async def test_a_log_that_grows_too_long_begins_anew(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_run, "_LONGEST_LOG", 1000)
+    monkeypatch.setattr(output, "LONGEST_LOG", 1000)
     code = _NOTED + "[(print('x' * 99, flush=True), time.sleep(0.01)) for _ in range(200)]; print('end')"
     async with watching(settings, Scripts(code)) as jobs:
         jobs.apply(desired(spec()))
-        await until(lambda: only(jobs).state == "ended", 20)
+        await until(lambda: only(jobs).state == "ended")
     assert log(settings).endswith("end\n") and len(log(settings)) < 6000
     assert (home(settings) / "logs" / "jobs" / "job-000001.log.1").exists()
 

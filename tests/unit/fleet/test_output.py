@@ -1,5 +1,8 @@
 from pathlib import Path
 
+import pytest
+
+from openmaas.fleet import output
 from openmaas.fleet.output import LogFile, Output
 
 
@@ -17,6 +20,22 @@ def test_lines_are_kept_whole_and_labelled(tmp_path: Path) -> None:
     ]
     assert first.tail(10) == ("hello", "unfinished")
     assert (tmp_path / "logs" / "digits.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_its_writer_keeps_open_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "LONGEST_LOG", 100)
+    path = tmp_path / "supervisor.log"
+    output.bound_log(path)  # not started apart: there is none
+    with path.open("a") as log:
+        for turn in range(3):
+            log.write(f"{turn}" * 101)
+            log.flush()
+            output.bound_log(path)
+            output.bound_log(path)
+        log.write("the newest")
+    assert path.read_text() == "the newest"
+    assert path.with_name("supervisor.log.1").read_text() == "2" * 101
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_new_start_begins_with_no_lines_and_the_log_goes_on(tmp_path: Path) -> None:

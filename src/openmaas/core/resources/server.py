@@ -65,10 +65,12 @@ class ApprovalRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class GcReport:
-    """What garbage collection would free (`done` False) or has freed."""
+    """What garbage collection would free (`done` False) or has freed. jobs: that ended long ago and no result needs; `bytes`
+    counts their logs too."""
 
     blobs: int
     bytes: int
     uploads: int
     done: bool
     digests: list[str]
+    jobs: int = 0
