@@ -51,7 +51,7 @@ _PACKED: Final = 6e6  # bytes of the parent, for which a second of packing is re
 _ENGINES: Final = 2.4  # that a variant is timed by before the finals, and what else that takes
 _MOST_CHOOSING: Final = 20.0
 _CHOOSING: Final = 10.0  # seconds in which a finalist's engine is found, where there is time to do so thoroughly
-_TIMING: Final = (3.0, 60.0)  # seconds in which the finalists are timed beside each other, at least and at most
+_TIMING: Final = (3.0, 20.0)  # seconds in which the finalists are timed beside each other, at least and at most
 _MOST_TRIED: Final = 200
 
 # What follows the search takes about so many times what the parent took to be loaded and to answer once.

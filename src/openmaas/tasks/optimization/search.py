@@ -39,7 +39,7 @@ MOST_FINALISTS: Final = 8
 _PROVING: Final = 0.5
 """Share of all the time that may be kept for the finalists, unless even two of them take more."""
 _LEAST_PROVED: Final = 2
-_SEARCHING: Final = 0.4  # share of all the time that is searched in, however long proving takes
+_SEARCHING: Final = 0.4  # share of the time that is left at the beginning, that is searched in however long proving takes
 _TIMED: Final = 16
 _KEPT: Final = (0.1, 0.3)
 _JUST: Final = 3.0
@@ -123,7 +123,8 @@ class Search:
         self._start = clock() if start is None else start
         self.proved = _proved(bench, seconds)
         """Finalists that there will be time for."""
-        self._seconds = max(seconds * _SEARCHING, seconds - bench.proving_seconds(self.proved))
+        begun = clock() - self._start
+        self._seconds = max(begun + (seconds - begun) * _SEARCHING, seconds - bench.proving_seconds(self.proved))
         self.trials: list[Trial] = []
         self._total = 0
 
