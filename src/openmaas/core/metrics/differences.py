@@ -28,7 +28,6 @@ from openmaas.core.metrics.resampling import (
 )  # fmt: skip
 
 _FEW: Final = 30  # rows, of which resamples show too little spread
-_BEYOND: Final = 2.0  # what no row shows is at most so many times the largest change that one does
 
 
 def paired_difference(
@@ -121,21 +120,30 @@ def _of_classes(
 
 
 def _of_numbers(worse: Array, unseen: float, gained: Statistic, value: float, seed: int, resamples: int) -> tuple[float, float]:
-    """The Bayesian bootstrap with a pseudo-observation (Gaffke, 2005; Learned-Miller & Thomas, 2019), a side at a time.
+    """The Bayesian bootstrap with one observation besides, of the largest change that there may be; a side at a time.
 
-    worse: of each row, as `_worse`. unseen: what may have changed if no row shows it.
+    It is Gaffke's bound of a mean (2005; Learned-Miller & Thomas, A New Confidence Interval for the Mean of a Bounded Random
+    Variable, 2019), which for zeros and ones is that of Clopper & Pearson. How large a change may be is not known. It is taken
+    to be twice the largest that is seen, and more by as much as that lies above the second: the spacing tells how heavy the
+    tail is (Robson & Whitlock, Estimation of a Truncation Point, 1964). Where few rows change, it is `unseen` at the least.
+
+    worse: of each row, as `_worse`. unseen: what is lost if the rows that may not have been seen are like the worst one.
     """
     rows, share = len(worse), unseen_share(len(worse))
     unseen *= max(0.0, 1 - _effective(worse) / _FEW)
 
-    def reach(place: int, side: int) -> float:
-        """What the unseen share of rows takes (side -1) or brings (1), if they are like this row or beyond it."""
-        weights = np.full(rows, 1 - share)
-        weights[place] += share * rows
-        moved = once(gained, weights)
-        return max(unseen, _BEYOND * side * (moved - value) if math.isfinite(moved) else 0.0)
+    def reach(places: Array, side: int) -> float:
+        """What the unseen share of rows takes (side -1) or brings (1), if they change as much as may be."""
+        first, second = 0.0, 0.0
+        for place in places:
+            weights = np.full(rows, 1 - share)
+            weights[place] += share * rows
+            moved = side * (once(gained, weights) - value)
+            first, second = sorted((first, second, moved if math.isfinite(moved) else 0.0), reverse=True)[:2]
+        return max(unseen, 3 * first - second)
 
-    lost, won = (reach(place, side) for place, side in ((int(worse.argmax()), -1), (int(worse.argmin()), 1)))
+    ascending = np.argsort(worse, kind="stable")
+    lost, won = reach(ascending[-2:], -1), reach(ascending[:2], 1)
     drawn = [
         (gained(weights), one / (weights.sum(axis=1) + one) / share) for weights, one in continuous_draws(rows, seed, resamples)
     ]
