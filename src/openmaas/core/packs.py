@@ -27,11 +27,10 @@ def unpack(body: bytes) -> dict[str, bytes]:
         start = place + HEAD
         end = start + int.from_bytes(body[place + _DIGEST : start], "big")
         sha256 = body[place : place + _DIGEST].hex()
-        if end > len(body) or sha256 in files:
-            raise InvalidInput(
-                f"The files in the body break off at byte {place}." if end > len(body) else f"The file {sha256} comes twice.",
-                code="invalid_chunk",
-            )
+        if end > len(body):
+            raise InvalidInput(f"The files in the body break off in the one at byte {place}.", code="invalid_chunk")
+        if sha256 in files:
+            raise InvalidInput(f"The file {sha256} comes twice in the body.", code="invalid_chunk")
         files[sha256] = body[start:end]
         place = end
     if not files:
