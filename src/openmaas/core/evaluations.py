@@ -107,10 +107,13 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """A version's answers beside its parent's on the same rows. top1: share of equal classes. cosine: the least of any row."""
+    """A version's answers beside its parent's on the same rows. top1: share of equal classes. cosine: the least of any row.
+
+    Of text generators a row is a token, and its class the likeliest one after it.
+    """
 
     rows: int
-    max_abs_diff: float
+    max_abs_diff: float | None = None
     top1: float | None = None
     cosine: float | None = None
     mean_cosine: float | None = None

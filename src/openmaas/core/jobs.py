@@ -231,19 +231,25 @@ def _check_drawing(rows: int, seed: int) -> None:
         raise ValueError("rows must not be below 0, and the seed from 0 to 4294967295")
 
 
-def recipe_of(to: str, weights: str = "", calibrated: str = "") -> str:
-    """How a converted version was made, as it is kept with it. calibrated: the dataset that its weights were chosen on."""
+def recipe_of(to: str, weights: str = "", calibrated: str = "", **more: Any) -> str:
+    """How a converted version was made, as it is kept with it. calibrated: the dataset that its weights were chosen on; more:
+    what else is to be known of it."""
     made = {name: value for name, value in (("to", to), ("weights", weights), ("calibrated", calibrated)) if value}
-    return msgspec.json.encode({"convert": made}).decode()
+    return msgspec.json.encode({"convert": made, **more}).decode()
+
+
+def conversion_of(recipe: str | None) -> dict[str, str]:
+    """What of `recipe_of` says how to make it again; empty for a version that was not made so."""
+    try:
+        return msgspec.json.decode(recipe or "{}", type=_Recipe).convert
+    except msgspec.MsgspecError:  # somebody's own words
+        return {}
 
 
 def weights_of(recipe: str | None) -> str:
     """The weights that a generator was converted to; empty for a version that was not made so."""
-    try:
-        made = msgspec.json.decode(recipe or "{}", type=_Recipe)
-    except msgspec.MsgspecError:  # somebody's own words
-        return ""
-    return made.convert.get("weights", "") if made.convert.get("to") == GENERATOR_TARGET else ""
+    made = conversion_of(recipe)
+    return made.get("weights", "") if made.get("to") == GENERATOR_TARGET else ""
 
 
 class _Recipe(msgspec.Struct):

@@ -17,7 +17,7 @@ import msgspec
 from openmaas.core.errors import without_paths
 from openmaas.core.manifest import EngineChoice, Manifest
 from openmaas.core.measurement import TriedState
-from openmaas.tasks.trial import Answer, Arrays, Clock, Decode, Load, Order, Report, pack, receive, send, unpack
+from openmaas.tasks.trial import Answer, Arrays, Clock, Decode, GoOn, Load, Order, Report, pack, receive, send, unpack
 
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME")
 _NAMED: frozenset[TriedState] = frozenset({"memory_limit", "wrong_type"})
@@ -83,6 +83,10 @@ class Candidate:
         """As `decode`, with the processor seconds that were spent, those before the first tokens included."""
         report = self._ask(Decode(prompts, context, seconds), "run_failed")
         return report.rate, report.processor
+
+    def go_on(self, prompts: list[list[int]], most: int) -> list[list[int]]:
+        """How each of these prompts goes on by so many tokens, always the likeliest."""
+        return self._ask(GoOn(prompts, most), "run_failed").tokens
 
     def close(self) -> None:
         """End the child and whatever it has started."""

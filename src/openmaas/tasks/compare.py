@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from openmaas.core.datasets import DatasetManifest
 from openmaas.core.errors import Cancelled, InvalidInput, OpenMaaSError, Refused
@@ -30,9 +31,12 @@ from openmaas.tasks.comparison import Contender, Previews, compare_contenders
 from openmaas.tasks.evaluate import answers_of, evaluation_of
 from openmaas.tasks.examples import Examples, bind, rows_digest
 from openmaas.tasks.optimization.results import bounded
+from openmaas.tasks.passages import cut, text_of
+from openmaas.tasks.perplexity import DatasetText, passages_of_dataset, read_passages, scored_by, text_evaluation
 from openmaas.tasks.previews import previews_of
 from openmaas.tasks.serving import serving_choice, serving_note
 from openmaas.tasks.side_by_side import Subject, measure_side_by_side
+from openmaas.tasks.writing import Beginning, beginnings_of, written_by
 
 MOST_ROWS: Final = 10_000
 """Of an evaluation: outcomes of several versions have to fit into one result."""
@@ -53,6 +57,9 @@ class _Version:
     examples: Examples | None = None
     outputs: Arrays = field(default_factory=dict)
     evaluation: Evaluation | None = None
+    text: DatasetText | None = None
+    expected: NDArray[np.int64] | None = None
+    written: tuple[str, ...] = ()
     cause: str = ""
 
     @property
@@ -74,6 +81,7 @@ def run(job: Job) -> dict[str, Any]:
         job.progress("reading the dataset")
         dataset = job.dataset(arguments.data)
     notes = _prepare(arguments, versions, dataset)
+    beginnings: list[Beginning] = []
     job.progress("waiting for this machine's turn to measure")
     with job.alone():
         for number, one in enumerate(versions):
@@ -81,15 +89,15 @@ def run(job: Job) -> dict[str, Any]:
         able = [one for one in versions if not one.cause]
         subjects = [_subject(one) for one in able]
         found = measure_side_by_side(job, subjects, None, seconds=arguments.seconds, seed=arguments.seed)
-        if versions[0].generates and dataset is not None:
-            _perplexities(job, arguments, able, *dataset)
+        if versions[0].generates:
+            beginnings = _read(job, arguments, able, dataset)
     job.progress("resampling")
     contenders = []
     for one, figures in zip(able, found, strict=True):
         if isinstance(figures, Failed):
             one.cause = figures.cause
         else:
-            contenders.append(_contender(arguments, one, dataset, figures))
+            contenders.append(_contender(arguments, one, dataset, figures, beginnings))
     _require_some(versions)
     notes += [note for one in able if not one.forced and (note := serving_note(job, one.reference, one.choice))]
     notes += [f"{one.name} was left out: {one.cause}" for one in versions if one.cause]
@@ -166,7 +174,7 @@ def _prepare(
     baseline = versions[0]
     if baseline.generates:
         require_metric(arguments.metric, "generation" if dataset else "")
-        return [] if dataset else ["Quality was not compared: no dataset was given."]
+        return _take_text(arguments, versions, dataset)
     if dataset is None:
         require_metric(arguments.metric, "")
         _take_sample(versions)
@@ -187,6 +195,46 @@ def _prepare(
     if not arguments.rows and dataset[0].rows > most:
         notes.append(f"{most} of {dataset[0].rows} rows were drawn: at most so many are compared.")
     return notes
+
+
+def _take_text(
+    arguments: CompareArguments, versions: Sequence[_Version], dataset: tuple[DatasetManifest, Path] | None
+) -> list[str]:
+    """Passages of the dataset, or of the baseline's own text; what a person should be told. Raises InvalidInput for versions
+    that have other tokens, and Refused for one that does not tell how likely they are; without a dataset these are timed only.
+    """
+    baseline = versions[0]
+    try:
+        first = baseline.text = _text(arguments, baseline, baseline, dataset)
+        for one in versions:
+            scored_by(one.manifest, one.reference)
+            one.text = _text(arguments, baseline, one, dataset)
+            if one.text.ids != first.ids:
+                raise InvalidInput(
+                    f"{one.reference} cuts the text into other tokens than {baseline.reference}: figures of single tokens, as "
+                    "perplexity is one, cannot be compared.",
+                    code="not_comparable",
+                    next_step="Compare versions with the same tokenizer.",
+                )
+    except (InvalidInput, Refused) as error:
+        if dataset is not None:
+            raise
+        for one in versions:
+            one.text = None
+        return [f"Speeds alone are compared: {error.message}"]
+    return [] if dataset else [f"No dataset was given: the text is the one that {baseline.reference} is checked with."]
+
+
+def _text(
+    arguments: CompareArguments, source: _Version, reader: _Version, dataset: tuple[DatasetManifest, Path] | None
+) -> DatasetText:
+    """In the tokens of the reader. source: the version whose own text it is, without a dataset."""
+    assert reader.manifest.generator is not None
+    if dataset is None:
+        ids = cut([text_of(source.manifest, source.folder)], reader.manifest.generator, reader.folder, "").ids
+        return DatasetText(ids, list(range(len(ids))), len(ids), [])
+    rows = min(arguments.rows or MOST_ROWS, MOST_ROWS)
+    return passages_of_dataset(reader.manifest.generator, reader.folder, *dataset, rows, arguments.seed)
 
 
 def _require_equal(baseline: _Version, one: _Version) -> None:
@@ -257,7 +305,11 @@ def _subject(one: _Version) -> Subject:
 
 
 def _contender(
-    arguments: CompareArguments, one: _Version, dataset: tuple[DatasetManifest, Path] | None, figures: Figures
+    arguments: CompareArguments,
+    one: _Version,
+    dataset: tuple[DatasetManifest, Path] | None,
+    figures: Figures,
+    beginnings: Sequence[Beginning],
 ) -> Contender:
     if dataset is not None and one.examples is not None and one.examples.truth is not None:
         one.evaluation = evaluation_of(
@@ -274,6 +326,9 @@ def _contender(
         evaluation=one.evaluation,
         label=one.label,
         registered=one.name == one.reference,
+        expected=one.expected,
+        beginnings=beginnings,
+        written=one.written,
     )
 
 
@@ -290,20 +345,26 @@ def _require_some(versions: Sequence[_Version]) -> None:
         raise Refused(f"None of the others could be measured. {causes}", code="not_measurable")
 
 
-def _perplexities(
-    job: Job, arguments: CompareArguments, versions: Sequence[_Version], dataset: DatasetManifest, folder: Path
-) -> None:
-    from openmaas.tasks.perplexity import losses_of, passages_of_dataset, scored_by, text_evaluation
-
-    rows = min(arguments.rows or MOST_ROWS, MOST_ROWS)
+def _read(
+    job: Job, arguments: CompareArguments, versions: Sequence[_Version], dataset: tuple[DatasetManifest, Path] | None
+) -> list[Beginning]:
+    """What each version expects in the same passages, and how it goes on from some of them, which are returned."""
+    baseline = versions[0]
+    if baseline.text is None:
+        return []
+    assert baseline.manifest.generator is not None
+    beginnings = beginnings_of(baseline.text.ids, baseline.manifest.generator, baseline.folder)
     for one in versions:
-        assert one.manifest.generator is not None
-        artifact = scored_by(one.manifest, one.reference)
-        text = passages_of_dataset(one.manifest.generator, one.folder, dataset, folder, rows, arguments.seed)
-        losses = losses_of(job, artifact, one.manifest, one.folder, text.ids)
-        one.evaluation = text_evaluation(
-            one.manifest, text, losses, version=one.reference, data=arguments.data, dataset=dataset, seed=arguments.seed
-        )  # fmt: skip
+        assert one.text is not None
+        reading = read_passages(job, scored_by(one.manifest, one.reference), one.manifest, one.folder, one.text.ids)
+        one.expected = reading.expected
+        one.written = written_by(job, _subject(one), beginnings)
+        if dataset is not None:
+            one.evaluation = text_evaluation(
+                one.manifest, one.text, reading.losses, version=one.reference, data=arguments.data, dataset=dataset[0],
+                seed=arguments.seed,
+            )  # fmt: skip
+    return beginnings
 
 
 def _previews(baseline: _Version, dataset: tuple[DatasetManifest, Path] | None) -> Previews | None:

@@ -33,6 +33,7 @@ from openmaas.core.processing import Output
 from openmaas.formats.agreement import RowAgreement, agree
 from openmaas.tasks.comparing import Arrays
 from openmaas.tasks.side_by_side import ROUNDS
+from openmaas.tasks.writing import Beginning
 
 MOST_CHANGED = 20
 """Changed rows of an entrant that are listed; those that became wrong come first."""
@@ -51,11 +52,17 @@ class Contender:
 
     outputs: answers to all rows by name, rows on axis 0, of embeddings those that are pooled; empty where they were not kept.
     declared: what the manifest says of the outputs. evaluation: on the dataset, None without one. label: the recipe, short.
+
+    Of text generators: expected, the likeliest token after each token of the same passages; written, how each of `beginnings`
+    goes on, which are the baseline's.
     """
 
     version: str
     figures: Figures
     outputs: Arrays = field(default_factory=dict)
+    expected: NDArray[np.int64] | None = None
+    beginnings: Sequence[Beginning] = ()
+    written: Sequence[str] = ()
     declared: Output | None = None
     evaluation: Evaluation | None = None
     label: str = ""
@@ -128,7 +135,8 @@ class _View:
         self._seed = seed
         evaluation = self.baseline.evaluation
         self._truth = evaluation is not None and evaluation.outcomes is not None and evaluation.task != "agreement"
-        self.task: Task = evaluation.task if evaluation is not None and self._truth else "agreement"
+        told: Task = "agreement" if self.baseline.expected is None else "generation"
+        self.task: Task = evaluation.task if evaluation is not None and self._truth else told
         self.metric = (metric or evaluation.metric) if evaluation is not None and self._truth else ""
         self._known = self._outcomes(self.baseline)
 
@@ -136,6 +144,11 @@ class _View:
         rows = (
             agree(one.outputs, self.baseline.outputs, _public(one.declared)) if one.outputs and self.baseline.outputs else None
         )
+        if one.expected is not None and self.baseline.expected is not None:
+            return self._written(one, self.baseline.expected, one.expected)
+        return self._answered(one, rows)
+
+    def _answered(self, one: Contender, rows: RowAgreement | None) -> Entrant:
         given = self._outcomes(one)
         agreement = _agreement(rows, self._known, given, len(next(iter(one.outputs.values()), ())))
         plain = Entrant(
@@ -154,6 +167,20 @@ class _View:
         if given is None or self._known is None:
             return made
         return self._held(made, one, given)
+
+    # text
+
+    def _written(self, one: Contender, before: NDArray[np.int64], after: NDArray[np.int64]) -> Entrant:
+        """Answers are the likeliest tokens after the same ones; rows that changed, beginnings that it continues otherwise."""
+        made = self._answered(one, RowAgreement(0.0, None, (after, before), None))
+        same = Agreement(rows=len(before), top1=float((before == after).mean()))
+        first = self.baseline
+        changed = [
+            ChangedRow(row=start.row, truth=start.truth, before=ours, after=theirs, preview=start.given)
+            for start, ours, theirs in zip(first.beginnings, first.written, one.written, strict=False)
+            if ours != theirs
+        ]
+        return msgspec.structs.replace(made, agreement=same, changed=tuple(changed), changed_rows=len(changed))
 
     # against the truth
 

@@ -42,3 +42,17 @@ def decode_rate(engine: GenerationEngine, prompts: Sequence[list[int]], context:
     if not tokens or now <= start:
         raise EngineFailed(f"{len(prompts)} streams gave no token after their first.", code="no_tokens")
     return tokens / (now - start)
+
+
+def go_on(engine: GenerationEngine, prompts: Sequence[list[int]], most: int, first_id: int) -> list[list[int]]:
+    """How the engine goes on from each prompt by so many tokens, always the likeliest. Raises what the engine raises."""
+    found: dict[int, list[int]] = {first_id + number: [] for number in range(len(prompts))}
+    for number, prompt in zip(found, prompts, strict=True):
+        sampling = Sampling(seed=0, temperature=0.0)
+        engine.admit(GenerationRequest(id=number, prompt=list(prompt), max_tokens=most, end=(), sampling=sampling))
+    while engine.busy:
+        for one in engine.step():
+            if one.error is not None:
+                raise one.error
+            found[one.id].extend(one.tokens)
+    return list(found.values())

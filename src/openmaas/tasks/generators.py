@@ -21,7 +21,7 @@ import msgspec
 
 from openmaas.core.errors import Conflict, OpenMaaSError, Refused, Unavailable
 from openmaas.core.hardware import computes_bf16, free_memory, processor
-from openmaas.core.jobs import GENERATOR_TARGET, ConvertArguments, ParityArguments, recipe_of, weights_of
+from openmaas.core.jobs import GENERATOR_TARGET, ConvertArguments, ParityArguments, conversion_of, recipe_of, weights_of
 from openmaas.core.manifest import Artifact, EngineChoice, Manifest, Parity
 from openmaas.core.measurement import Measurement, Tried, TriedState
 from openmaas.engines import engine_choices
@@ -39,12 +39,17 @@ _TURN = 2.0  # seconds of one turn at one number of streams
 _PATIENCE = 300.0  # seconds for one order: a large model takes long to load
 _PROMPT = 64  # tokens that each timed stream begins with
 _WEIGHTS = ("bf16", "int8", "int4")
+CALIBRATED = "-calibrated"
+"""Ends the name of weights that are chosen on data."""
+
 _NO_BF16 = "This processor does not compute with bfloat16."
 _SAMPLE = "sample.txt"
 """Beside the converted files: the text that the source was pushed with."""
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
+    """A version, and what of it is converted."""
+
     reference: str
     manifest: Manifest
     folder: Path
@@ -52,7 +57,7 @@ class _Source(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """What int4 weights are chosen on: passages of a dataset, `origin` its exact reference."""
+    """What calibrated weights are chosen on: passages of a dataset, `origin` its exact reference."""
 
     ids: Sequence[Ids] = ()
     origin: str = ""
@@ -61,43 +66,47 @@ class Calibration(NamedTuple):
 _NOT_CALIBRATED = Calibration()
 
 
-def convert_generator(
-    job: Job, arguments: ConvertArguments, manifest: Manifest, folder: Path, calibration: Calibration = _NOT_CALIBRATED
-) -> dict[str, Any]:
+def convert_generator(job: Job, arguments: ConvertArguments, manifest: Manifest, folder: Path) -> dict[str, Any]:
     """The job for a version that generates text: its result names the new version, its weights and what was compared.
 
     Raises Refused where nothing stays within the tolerance, InvalidInput where it cannot be converted, Unavailable where the
     environment cannot be made, and DeadlineExceeded.
     """
-    source = _Source(arguments.version, manifest, folder, _artifact(arguments, manifest))
-    if (known := _known(job, source.reference, arguments.weights, calibration.origin)) is not None:
+    source = source_of(arguments.version, manifest, folder, arguments.to)
+    if (known := _known(job, source.reference, arguments.weights)) is not None:
         return known
-    return _Field(job, source, arguments.weights, calibration).run()
+    auto = arguments.weights == "auto"
+    return Conversions(job, source, _WEIGHTS if auto else (arguments.weights,)).run(auto=auto)
 
 
-def _artifact(arguments: ConvertArguments, manifest: Manifest) -> Artifact:
+def source_of(reference: str, manifest: Manifest, folder: Path, to: str = GENERATOR_TARGET) -> Source:
     """What is to be converted. Raises InvalidInput or Conflict where that is nothing, Unavailable without the engine."""
-    artifact, chain = find_route(list(manifest.artifacts), arguments.to)
+    artifact, chain = find_route(list(manifest.artifacts), to)
     if not chain:
-        raise Conflict(f"{arguments.version} is {arguments.to} already ({artifact.entry}).", code="already_converted")
+        raise Conflict(f"{reference} is {to} already ({artifact.entry}).", code="already_converted")
     if find_spec("openvino_genai") is None:
         raise Unavailable(
             "openvino-genai is not installed where the server runs, so that the result could be neither compared nor served.",
             code="engine_not_found",
             next_step="pip install 'openmaas[generation]' there, or deploy with --weights source.",
         )
-    return artifact
+    return Source(reference, manifest, folder, artifact)
 
 
-def _known(job: Job, reference: str, weights: str, calibrated: str = "") -> dict[str, Any] | None:
+def known_version(job: Job, reference: str, weights: str, calibrated: str = "") -> Any | None:
+    """The version that the source was converted to before, with these weights."""
+    made = (one for one in job.client.versions(reference.partition(":")[0]) if one.parent == reference)
+    wanted = conversion_of(recipe_of(GENERATOR_TARGET, weights, calibrated))
+    return next((one for one in made if weights and conversion_of(one.recipe) == wanted), None)
+
+
+def _known(job: Job, reference: str, weights: str) -> dict[str, Any] | None:
     """The result of before, where the source was converted to these weights, or measured on this processor."""
     if weights == "auto":
         found = job.client.show(reference).measurement
         best = msgspec.convert(found, Measurement, strict=False).best(processor().cores) if found else None
         weights = best.choice.precision if best is not None else ""
-    made = (one for one in job.client.versions(reference.partition(":")[0]) if one.parent == reference)
-    recipe = recipe_of(GENERATOR_TARGET, weights, calibrated)
-    same = next((one for one in made if weights and one.recipe == recipe), None)
+    same = known_version(job, reference, weights)
     if same is None:
         return None
     version = f"{same.model}:{same.number}"
@@ -105,14 +114,16 @@ def _known(job: Job, reference: str, weights: str, calibrated: str = "") -> dict
     return {"version": version, "created": False, "weights": weights, "parity": same.manifest["parity"], "known": True}
 
 
-class _Entrant:
-    """One of the weights and what is known of it."""
+class Converted:
+    """One of the weights and what is known of it. name: int4-calibrated of int4 that were chosen on data."""
 
-    def __init__(self, weights: str, folder: Path) -> None:
-        self.weights = weights
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.weights = name.removesuffix(CALIBRATED)
         self.folder = folder
         self.state: TriedState = "fit"
         self.cause = ""
+        self.calibrated = name.endswith(CALIBRATED)
         self.held: Held | None = None
         self.candidate: Candidate | None = None
         self.rates: dict[int, list[float]] = {}
@@ -138,35 +149,47 @@ class _Entrant:
         )
 
 
-class _Field:
-    """All weights that one job makes of a source."""
+class Conversions:
+    """All weights that one job makes of a source, and which of them are left. weights: bf16, int8, int4, int4-calibrated."""
 
-    def __init__(self, job: Job, source: _Source, weights: str, calibration: Calibration) -> None:
+    def __init__(self, job: Job, source: Source, weights: Sequence[str], calibration: Calibration = _NOT_CALIBRATED) -> None:
         self._job = job
         self._calibration = calibration
         self._source = source
-        self._auto = weights == "auto"
         self._start = time.monotonic()
         self._output = job.scratch / "result"
-        self._entrants = [_Entrant(one, self._output / one) for one in (_WEIGHTS if self._auto else (weights,))]
+        self._passages: Passages | None = None
+        self.entrants = [Converted(one, self._output / one) for one in weights]
 
-    def run(self) -> dict[str, Any]:
-        job, source = self._job, self._source
+    def make(self) -> list[Converted]:
+        """Convert, and compare with the source: those within the tolerance. Raises Refused where none is."""
+        job, passages = self._job, self.passages
         self._leave_out_bf16()
-        passages = passages_of(source.manifest, source.folder)
         job.log(f"Compared on {passages.tokens} tokens of a text that is {passages.origin}.")
         if self._calibration.ids:
             tokens = sum(map(len, self._calibration.ids))
             job.log(f"Weights are chosen on {tokens} tokens of {self._calibration.origin} (AWQ and estimated scales).")
-        _make(job, source, [one.weights for one in self._fitting], passages, self._output, self._calibration)
+        _make(job, self._source, [one.name for one in self._fitting], passages, self._output, self._calibration)
         for one in self._fitting:
-            job.progress(f"comparing {one.weights} with the source")
+            job.progress(f"comparing {one.name} with the source")
             self._compare(one, passages)
         if not self._fitting:
             raise self._nothing()
-        choice = _engine(self._target(self._fitting[0]))
-        if not self._auto:
-            return self._register(self._fitting[0], choice, passages)
+        return self._fitting
+
+    @property
+    def passages(self) -> Passages:
+        """What they are compared with the source on."""
+        if self._passages is None:
+            self._passages = passages_of(self._source.manifest, self._source.folder)
+        return self._passages
+
+    def run(self, *, auto: bool) -> dict[str, Any]:
+        """The result of a conversion: of the one kind of weights that there is, or of the fastest."""
+        job, one, passages = self._job, self.make()[0], self.passages
+        choice = engine_of(self.target(one))
+        if not auto:
+            return self.register(one, choice)
         with job.alone():
             self._time(choice, passages)
         measurement = self._measured(choice, passages)
@@ -174,24 +197,27 @@ class _Field:
         if best is None:
             raise self._nothing()
         one = next(one for one in self._fitting if one.weights == best.choice.precision)
-        return self._register(one, choice, passages) | {"measurement": measurement.to_json()}
+        known = _known(job, self._source.reference, one.weights)
+        if known is not None:
+            del known["known"]
+        return (known or self.register(one, choice)) | {"measurement": measurement.to_json()}
 
     @property
-    def _fitting(self) -> list[_Entrant]:
-        return [one for one in self._entrants if one.state == "fit"]
+    def _fitting(self) -> list[Converted]:
+        return [one for one in self.entrants if one.state == "fit"]
 
     def _leave_out_bf16(self) -> None:
-        first = self._entrants[0]
+        first = self.entrants[0]
         if first.weights != "bf16" or computes_bf16():
             return
-        if not self._auto:
+        if len(self.entrants) == 1:
             raise Refused(_NO_BF16, code="no_bf16", next_step="Choose int8 or int4 weights, or auto.")
         first.drop("not_compared", _NO_BF16)
 
     # compare
 
-    def _compare(self, one: _Entrant, passages: Passages) -> None:
-        model = one.folder / self._target(one).entry
+    def _compare(self, one: Converted, passages: Passages) -> None:
+        model = one.folder / self.target(one).entry
         try:
             one.held = hold(model, self._output, passages.ids, one.weights, self._job.settings, processor().cores)
         except OpenMaaSError as error:
@@ -199,21 +225,21 @@ class _Field:
             return
         compared, (before, after) = one.held.comparison, one.held.perplexity
         self._job.log(
-            f"{one.weights}: least cosine {compared.cosine:.5f}, the same token {compared.top1:.1%}, perplexity {before:.2f} → "
+            f"{one.name}: least cosine {compared.cosine:.5f}, the same token {compared.top1:.1%}, perplexity {before:.2f} → "
             f"{after:.2f}, {_size(one.folder) / 2**20:.0f} MiB"
         )
         if one.held.reason:
             one.drop("outside_tolerance", one.held.reason)
 
     def _nothing(self) -> Refused:
-        causes = " ".join(f"{one.weights}: {one.cause}" for one in self._entrants)
+        causes = " ".join(f"{one.name}: {one.cause}" for one in self.entrants)
         return Refused(
             f"Nothing that {self._source.reference} was converted to may serve in its place. {causes}",
             code="parity_failed",
             next_step="Deploy it with --weights source, or allow more by the settings that are named.",
         )
 
-    def _target(self, one: _Entrant) -> Manifest:
+    def target(self, one: Converted) -> Manifest:
         """The result as an engine is told of it, before it is a version."""
         artifact = Artifact(kind=GENERATOR_TARGET, entry=ENTRY)
         assert self._source.manifest.generator is not None
@@ -231,7 +257,7 @@ class _Field:
             for one in self._fitting:
                 scratch = self._job.scratch / f"candidate-{one.weights}"
                 scratch.mkdir()
-                one.candidate = Candidate(choice, self._target(one), one.folder, scratch, memory=room)
+                one.candidate = Candidate(choice, self.target(one), one.folder, scratch, memory=room)
                 one.candidate.patience = _PATIENCE
                 stack.callback(one.candidate.close)
             for turn in range(_ROUNDS):
@@ -243,7 +269,7 @@ class _Field:
                     for one in self._fitting:
                         self._take_turn(one, streams, passages, room)
 
-    def _take_turn(self, one: _Entrant, streams: int, passages: Passages, room: int) -> None:
+    def _take_turn(self, one: Converted, streams: int, passages: Passages, room: int) -> None:
         assert one.candidate is not None
         assert self._source.manifest.generator is not None
         context = self._source.manifest.generator.context
@@ -264,24 +290,28 @@ class _Field:
             processor=processor(),
             sample=passages.origin,
             reference="the source's logits",
-            tried=tuple(one.tried(choice) for one in self._entrants),
+            tried=tuple(one.tried(choice) for one in self.entrants),
             seconds=round(time.monotonic() - self._start, 3),
-            perplexity=next((one.held.perplexity[0] for one in self._entrants if one.held), None),
+            perplexity=next((one.held.perplexity[0] for one in self.entrants if one.held), None),
         )
 
     # register
 
-    def _register(self, one: _Entrant, choice: EngineChoice, passages: Passages) -> dict[str, Any]:
-        parity = _parity(self._source.reference, f"{choice.label} {one.weights}", one, passages, self._job)
-        result: dict[str, Any] = {"weights": one.weights, "parity": msgspec.to_builtins(parity)}
-        if self._auto and (known := _known(self._job, self._source.reference, one.weights)) is not None:
-            return result | {"version": known["version"], "created": False}
-        self._job.progress("registering")
-        pushed = self._push(one, parity)
-        return result | {"version": f"{pushed.version.model}:{pushed.version.number}", "created": pushed.created}
+    def register(self, one: Converted, choice: EngineChoice, card: str = "", **more: Any) -> dict[str, Any]:
+        """The result of its registration. more: what is kept with its recipe besides."""
+        parity = _parity(self._source.reference, f"{choice.label} {one.weights}", one, self.passages, self._job)
+        self._job.progress(f"registering {one.name}")
+        pushed = self._push(one, parity, card, more)
+        return {
+            "weights": one.weights,
+            "parity": msgspec.to_builtins(parity),
+            "version": f"{pushed.version.model}:{pushed.version.number}",
+            "created": pushed.created,
+            "digest": pushed.version.digest,
+        }
 
-    def _push(self, one: _Entrant, parity: Parity) -> Any:
-        described = {"converted": self._target(one).entry}  # what the comparison belongs to
+    def _push(self, one: Converted, parity: Parity, card: str, more: dict[str, Any]) -> Any:
+        described = {"converted": self.target(one).entry}  # what the comparison belongs to
         (one.folder / FILE_NAME).write_bytes(msgspec.yaml.encode(described))
         sample = None
         if self._source.manifest.sample is not None:
@@ -293,7 +323,8 @@ class _Field:
             sample=sample,
             parity=msgspec.to_builtins(parity),
             parent=self._source.reference,
-            recipe=recipe_of(GENERATOR_TARGET, one.weights, self._calibration.origin),
+            card=card or None,
+            recipe=recipe_of(GENERATOR_TARGET, one.weights, self._calibration.origin if one.calibrated else "", **more),
         )
 
 
@@ -310,11 +341,11 @@ def compare_generator(job: Job, arguments: ParityArguments, manifest: Manifest, 
             next_step="Compare a version that `openmaas convert --weights` made.",
         )
     theirs, files = job.files(info.parent)
-    source = _Source(info.parent, theirs, files, find_route(list(theirs.artifacts), GENERATOR_TARGET)[0])
+    source = Source(info.parent, theirs, files, find_route(list(theirs.artifacts), GENERATOR_TARGET)[0])
     assert manifest.generator is not None
     given = arguments.data is not None
     passages = given_passages(arguments.data or {}, manifest.generator, folder) if given else passages_of(manifest, folder)
-    one = _Entrant(weights_of(info.recipe) or manifest.generator.weights, folder)
+    one = Converted(weights_of(info.recipe) or manifest.generator.weights, folder)
     output = job.scratch / "result"
     _make(job, source, [], passages, output)
     job.progress("comparing with the source")
@@ -325,7 +356,7 @@ def compare_generator(job: Job, arguments: ParityArguments, manifest: Manifest, 
 
 def _make(
     job: Job,
-    source: _Source,
+    source: Source,
     weights: Sequence[str],
     passages: Passages,
     output: Path,
@@ -356,7 +387,7 @@ def _make(
         )
 
 
-def _engine(target: Manifest) -> EngineChoice:
+def engine_of(target: Manifest) -> EngineChoice:
     choices = engine_choices(target)
     if not choices:
         raise Unavailable(
@@ -367,7 +398,7 @@ def _engine(target: Manifest) -> EngineChoice:
     return msgspec.structs.replace(choices[0], threads=processor().cores)
 
 
-def _parity(source: str, target: str, one: _Entrant, passages: Passages, job: Job) -> Parity:
+def _parity(source: str, target: str, one: Converted, passages: Passages, job: Job) -> Parity:
     assert one.held is not None
     _, rise = tolerance(one.weights, job.settings)
     return Parity(

@@ -14,26 +14,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from openmaas.core.errors import InvalidInput, Refused
+from openmaas.core.errors import Refused
 from openmaas.core.evaluations import Entrant, VersionComparison
-from openmaas.core.jobs import GENERATOR_TARGET, ConvertArguments, OptimizeArguments
-from openmaas.core.manifest import Manifest
-from openmaas.core.recipes import Convert, Pass, Recipe
+from openmaas.core.jobs import OptimizeArguments
+from openmaas.core.recipes import Recipe
 from openmaas.tasks.base import Job
-from openmaas.tasks.generators import Calibration, convert_generator
 from openmaas.tasks.optimization.answering import Answering
 from openmaas.tasks.optimization.automatic import search
+from openmaas.tasks.optimization.generators import optimize_generator
 from openmaas.tasks.optimization.ground import Ground, lay, measure, renamed
 from openmaas.tasks.optimization.recommending import recommend_by_value
 from openmaas.tasks.optimization.results import bounded, result_of
 from openmaas.tasks.optimization.runner import Runner
 from openmaas.tasks.optimization.variants import build, loss_told, register
-from openmaas.tasks.perplexity import passages_of_dataset
 
 _TIMING: Final = 20.0  # seconds that parent and variant are timed
 _CHOOSING: Final = 12.0  # seconds in which a variant's engine is found
@@ -48,7 +45,8 @@ def run(job: Job) -> dict[str, Any]:
     job.progress("fetching the version")
     manifest, folder = job.files(arguments.version)
     if manifest.generator is not None:
-        return _generator(job, arguments, manifest, folder)
+        made = optimize_generator(job, arguments, manifest, folder)
+        return bounded({**made, "seconds": round(time.monotonic() - start, 3)})
     ground = lay(job, arguments, manifest, folder)
     with Answering(job) as answering:
         recipe = arguments.steps
@@ -99,35 +97,3 @@ def _verdict(comparison: VersionComparison, made: Entrant, version: str) -> list
             "it is not recommended."
         )
     return [line for line in told if line]
-
-
-# ── text generators ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _generator(job: Job, arguments: OptimizeArguments, manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """One that generates text has its weights converted, which compares and times them itself."""
-    recipe = arguments.steps
-    step = recipe.steps[0] if recipe is not None and len(recipe.steps) == 1 else None
-    if recipe is not None and not (isinstance(step, Convert) and step.to == GENERATOR_TARGET):
-        raise InvalidInput(
-            f"{arguments.version} generates text: no pass but the conversion of its weights is made for such a model.",
-            code="pass_not_applicable",
-            next_step=f"Give the one step 'convert: {{to: {GENERATOR_TARGET}, weights: auto}}', or "
-            f"openmaas convert {arguments.version} --to {GENERATOR_TARGET}",
-        )
-    weights = step.weights if isinstance(step, Convert) and step.weights else "auto"
-    asked = ConvertArguments(version=arguments.version, to=GENERATOR_TARGET, weights=weights)
-    result = convert_generator(job, asked, manifest, folder, _calibration(job, arguments, step, manifest, folder))
-    return {**result, "versions": [result["version"]], "notes": []}
-
-
-def _calibration(job: Job, arguments: OptimizeArguments, step: Pass | None, manifest: Manifest, folder: Path) -> Calibration:
-    """Passages of the training set, where the step asks for it."""
-    if not isinstance(step, Convert) or not step.calibrated:
-        return Calibration()
-    assert manifest.generator is not None
-    dataset, rows = job.dataset(arguments.data)
-    text = passages_of_dataset(manifest.generator, folder, dataset, rows, _CALIBRATED, arguments.seed)
-    for note in text.notes:
-        job.log(note)
-    return Calibration(text.ids, arguments.data)

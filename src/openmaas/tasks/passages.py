@@ -32,9 +32,12 @@ class Passages(NamedTuple):
 def passages_of(manifest: Manifest, folder: Path) -> Passages:
     """Of the version's own text, else of ours. Raises InvalidInput where the text is too short."""
     assert manifest.generator is not None
-    if manifest.sample is None:
-        return cut([TEXT], manifest.generator, folder, "built-in")
-    return cut([(folder / manifest.sample).read_text("utf-8")], manifest.generator, folder, "given")
+    return cut([text_of(manifest, folder)], manifest.generator, folder, "built-in" if manifest.sample is None else "given")
+
+
+def text_of(manifest: Manifest, folder: Path) -> str:
+    """The version's own text, else ours."""
+    return TEXT if manifest.sample is None else (folder / manifest.sample).read_text("utf-8")
 
 
 def given_passages(data: Mapping[str, Any], generator: Generator, folder: Path) -> Passages:

@@ -62,7 +62,7 @@ def evaluate_text(
     notes = [note] if (note := serving_note(job, arguments.version, choice)) else []
     job.progress("waiting for this machine's turn to measure")
     with job.alone():
-        losses = losses_of(job, artifact, manifest, folder, text.ids)
+        losses = read_passages(job, artifact, manifest, folder, text.ids).losses
         subject = Subject(name=arguments.version, manifest=manifest, folder=folder, choice=choice)
         figures = figures_of(job, subject, None, seconds=arguments.seconds, seed=arguments.seed)
     return text_evaluation(
@@ -83,7 +83,7 @@ def text_evaluation(
     seed: int = 0,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Of a text as `passages_of_dataset` gives it, and the losses of its passages by `losses_of`."""
+    """Of a text as `passages_of_dataset` gives it, and the losses of its passages by `read_passages`."""
     passages, documents = text.ids, np.array(text.documents)
     weights = np.array([len(ids) - 1 for ids in passages], np.float64)
     digest = hashlib.sha256(dataset.digest.encode() + msgspec.json.encode(passages)).hexdigest()
@@ -164,19 +164,28 @@ def _cut(tokenizer: Any, text: str, length: int) -> Iterator[Ids]:
         yield from (ids[at : at + length] for at in range(0, len(ids), length))
 
 
-def losses_of(job: Job, artifact: Artifact, manifest: Manifest, folder: Path, passages: Sequence[Ids]) -> NDArray[np.float64]:
-    """The mean loss of each passage in nats. Raises EngineFailed for a model that does not load or answers with NaN."""
+class Reading(NamedTuple):
+    """losses: the mean of each passage, in nats. expected: the likeliest token after each token of all passages."""
+
+    losses: NDArray[np.float64]
+    expected: NDArray[np.int64]
+
+
+def read_passages(job: Job, artifact: Artifact, manifest: Manifest, folder: Path, passages: Sequence[Ids]) -> Reading:
+    """Raises EngineFailed for a model that does not load or answers with NaN."""
     from openmaas.tasks.forced import answers
 
     if artifact.kind == "causal":
         logits = _transformers(folder / artifact.entry, manifest, passages)
     else:
         logits = answers(folder / artifact.entry, passages, usable_cores())
-    found: list[float] = []
+    losses: list[float] = []
+    expected: list[NDArray[np.int64]] = []
     for ids, rows in zip(passages, logits, strict=True):
-        job.progress("answering", len(found), len(passages))
-        found.append(mean_loss(ids, rows))
-    return np.array(found)
+        job.progress("answering", len(losses), len(passages))
+        losses.append(mean_loss(ids, rows))
+        expected.append(rows.argmax(axis=1).astype(np.int64))
+    return Reading(np.array(losses), np.concatenate(expected))
 
 
 def mean_loss(ids: Ids, logits: NDArray[Any]) -> float:

@@ -78,19 +78,28 @@ class Decode(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
-Order = Load | Answer | Clock | Decode
+class GoOn(msgspec.Struct, frozen=True, tag=True):
+    """Generate from all these prompts, so many tokens from each, always the likeliest."""
+
+    prompts: list[list[int]]
+    most: int
+
+
+Order = Load | Answer | Clock | Decode | GoOn
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What came of an order. error: a code and a sentence. memory: the most resident bytes until now; times: seconds a run.
 
-    rate: tokens a second. processor: seconds of all threads of the process while it was timed.
+    rate: tokens a second. tokens: of each prompt, how it goes on. processor: seconds of all threads of the process while it was
+    timed.
     """
 
     error: tuple[str, str] | None = None
     answers: dict[str, Packed] = {}
     times: tuple[float, ...] = ()
     rate: float = 0.0
+    tokens: list[list[int]] = []
     processor: float = 0.0
     library: str = ""
     memory: int = 0
@@ -177,6 +186,8 @@ class _Trial:
             start = time.process_time()
             rate = self._decode(order)
             return Report(rate=rate, processor=time.process_time() - start, memory=_peak())
+        if isinstance(order, GoOn):
+            return Report(tokens=self._go_on(order), memory=_peak())
         if isinstance(order, Answer):
             return Report(answers=pack(self._answer(unpack(order.inputs), order.step)), memory=_peak())
         times, processor = self._clock(unpack(order.inputs), order.seconds, order.again)
@@ -201,6 +212,14 @@ class _Trial:
         assert isinstance(self._engine, GenerationEngine)
         self._requests += len(order.prompts)
         return decode_rate(self._engine, order.prompts, order.context, order.seconds, self._requests)
+
+    def _go_on(self, order: GoOn) -> list[list[int]]:
+        from openmaas.engines import GenerationEngine
+        from openmaas.tasks.decoding import go_on
+
+        assert isinstance(self._engine, GenerationEngine)
+        self._requests += len(order.prompts)
+        return go_on(self._engine, order.prompts, order.most, self._requests)
 
     def _answer(self, inputs: Arrays, step: int) -> Mapping[str, Any]:
         assert self._run is not None

@@ -1,7 +1,7 @@
 """Convert with optimum-intel, and say what transformers itself answers. Run as a file by the environment's own interpreter.
 
-The request on stdin: {"path": folder of the source, "output": folder, "weights": [bf16, int8, int4 …], "prompts": [[token
-ids]], "calibration": [[token ids]] that int4 weights are chosen on, "parent": process id}. Written: a folder for each of the
+The request on stdin: {"path": folder of the source, "output": folder, "weights": [bf16, int8, int4, int4-calibrated], "prompts":
+[[token ids]], "calibration": [[token ids]] that calibrated weights are chosen on, "parent": process id}. Written: a folder for each of the
 weights, in which the model, its tokenizer and its configuration lie, and `logits-N.npy`, FP32 [tokens, vocabulary], for each
 prompt.
 """
@@ -101,7 +101,7 @@ def _compress(exported: Path, weights: str, folder: Path, calibration: list[list
     if weights == "bf16":
         _round(model)
     else:
-        _quantise(model, weights, calibration)
+        _quantise(model, weights, calibration if weights.endswith("-calibrated") else [])
     openvino.save_model(model, folder / _MODEL, compress_to_fp16=False)
     del model
     for file in exported.iterdir():
