@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -90,7 +91,7 @@ class Candidate:
     after: str = ""
     instead: str = ""
 
-    @property
+    @cached_property
     def label(self) -> str:
         return self.recipe.label
 
@@ -144,12 +145,14 @@ def portfolio(traits: Traits, target: Target, seed: int) -> list[Candidate]:
     made = _Made(seed, target, () if "onnx" in traits.kinds else (Convert(to="onnx"),))
     if "onnx" not in traits.kinds:
         made.add("convert")
-    elif len(traits.kinds) > 1 or target == "size":
+    elif len(traits.kinds) > 1:
         made.add("fuse", Fuse(what="graph"))  # the ONNX form alone, where the version holds others too
     if traits.trees:
         _trees(made)
     if traits.convolutions or traits.linear:
         (_small if target == "size" else _quick)(made, traits)
+    if "onnx" in traits.kinds and target == "size":
+        made.add("fuse", Fuse(what="graph"))
     return made.candidates
 
 
