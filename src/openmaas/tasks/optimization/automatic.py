@@ -21,7 +21,7 @@ from openmaas.core.evaluations import Entrant, Estimate, Figures, VersionCompari
 from openmaas.core.hardware import free_memory, usable_cores
 from openmaas.core.manifest import EngineChoice, Manifest
 from openmaas.core.pareto import dominated
-from openmaas.core.recipes import Pass, Quantize, Training, step_label
+from openmaas.core.recipes import Compress, Pass, Quantize, Training, step_label
 from openmaas.engines import engine_choices
 from openmaas.tasks.base import Job
 from openmaas.tasks.candidate import Candidate as Runnable
@@ -46,7 +46,9 @@ from openmaas.tasks.side_by_side import Subject, loaded_size, measure_side_by_si
 
 MOST_REGISTERED: Final = 5
 _TRAINING: Final = 6.0  # times that a row costs in training what it costs in a batch of answers, until it is known
-_FIRST: Final = 3.0  # seconds that a pass without training takes, until it is known
+_FIRST: Final = 1.0  # seconds that a pass without training takes besides loading what it made and asking it, until it is known
+_PARAMETERS: Final = 1e7  # that it changes in a second
+_ESTIMATED: Final = 2.0  # seconds in which a packed file's size is estimated
 _PACKED: Final = 6e6  # bytes of the parent, for which a second of packing is reckoned with: its weights will have fewer bits
 _ENGINES: Final = 2.4  # that a variant is timed by before the finals, and what else that takes
 _MOST_CHOOSING: Final = 20.0
@@ -312,18 +314,24 @@ class _Bench:
 
     def _learn(self, step: Pass, seconds: float) -> None:
         work = self._work(step)
-        rate = seconds / work
-        self._rates[step.name] = (self._rates.get(step.name, rate) + rate) / 2
+        rate, kind = seconds / work, _kind(step)
+        self._rates[kind] = (self._rates.get(kind, rate) + rate) / 2
 
     def _expected(self, step: Pass) -> float:
         work = self._work(step)
         trains = isinstance(step, Training) and step.epochs > 0
-        first = self._row * _TRAINING if trains else _FIRST + self._traits.parameters / 5e6
-        known = self._rates.get(step.name)
+        first = self._row * _TRAINING if trains else self._untrained_seconds(step)
+        known = self._rates.get(_kind(step))
         if trains and known is None:  # one that trains otherwise tells something too
             others = [rate for name, rate in self._rates.items() if name in ("prune", "distil", "low-rank")]
             known = max(others, default=None)
         return work * (first if known is None else known)
+
+    def _untrained_seconds(self, step: Pass) -> float:
+        """Until it is known. Of packing, a large file's size is only estimated."""
+        if isinstance(step, Compress):
+            return _ESTIMATED
+        return _FIRST + self._answering_seconds + self._traits.parameters / _PARAMETERS
 
     def _work(self, step: Pass) -> float:
         """Rows times epochs of one that trains; layers tried one by one for a search of the worst; else 1."""
@@ -332,6 +340,11 @@ class _Bench:
         if isinstance(step, Quantize) and step.keep_worst:
             return float(1 + self._traits.convolutions + self._traits.linear)
         return 1.0
+
+
+def _kind(step: Pass) -> str:
+    """Steps of one kind take about as long as each other."""
+    return f"{step.name} {step.method} {step.tool}" if isinstance(step, Quantize) else step.name
 
 
 # ── what is registered ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -127,6 +127,7 @@ class Search:
         self._seconds = max(begun + (seconds - begun) * _SEARCHING, seconds - bench.proving_seconds(self.proved))
         self.trials: list[Trial] = []
         self._total = 0
+        self._begun = False
 
     def run(self, candidates: Sequence[Candidate]) -> list[Trial]:
         """All trials in the order in which they were made. Raises Cancelled."""
@@ -182,6 +183,7 @@ class Search:
         trial.reason = self._not_begun(candidate, deadline - began)
         if trial.reason:
             return trial
+        self._begun = True
         best = self.best
         told = f"tried {len(self.trials) - 1} of {max(self._total, len(self.trials))}"
         self._tell(f"{told}, best so far {best.label}" if best else told, len(self.trials) - 1, self._total)
@@ -208,7 +210,7 @@ class Search:
         if candidate.instead and not any(_lost(one) and one.label == candidate.instead for one in self.trials):
             return f"Not tried: it is for where {candidate.instead} is too much."
         expected = self._bench.expected_seconds(candidate)
-        if expected > left:
+        if expected > left and self._begun:  # the first is begun whatever is guessed of it, and tells how long others take
             return f"Not tried: it would take about {expected:.0f} s, and {max(0.0, left):.0f} s are left for it."
         return ""
 

@@ -16,8 +16,8 @@ import msgspec
 from openmaas.core.datasets import DatasetManifest
 from openmaas.core.errors import InvalidInput, Refused
 from openmaas.core.evaluations import Entrant, Estimate, VersionComparison
-from openmaas.core.manifest import FileEntry, Manifest
-from openmaas.core.recipes import Quantize, Recipe
+from openmaas.core.manifest import EngineChoice, FileEntry, Manifest
+from openmaas.core.recipes import Quantize, Recipe, step_label
 from openmaas.formats import examine
 from openmaas.formats.files import list_files, sha256_of
 from openmaas.tasks.base import Job
@@ -93,9 +93,14 @@ def _build(
     added.mkdir()
     sample = pack_beside(target, files, source=parent, inputs=inputs, expected=expected, padding=padding)
     settings = job.settings
-    examined = examine(
-        files, sample=sample.name, output=added, timeout=settings.examine_timeout, memory=settings.examine_memory
-    )
+    try:
+        examined = examine(
+            files, sample=sample.name, output=added, timeout=settings.examine_timeout, memory=settings.examine_memory
+        )
+    except Refused as error:
+        if error.code != "parity_failed":
+            raise
+        raise _answers_otherwise(error, recipe, plain_choice(target)) from None
     paths = list_files(files)
     entries = [_entry(files, path) for path in paths] + [_entry(added, path) for path in examined.added]
     manifest = examined.manifest(entries)
@@ -110,6 +115,20 @@ def _build(
         name=name, recipe=recipe, piece=piece, manifest=manifest, files=files, folder=whole, sample=sample,
         notes=tuple(dict.fromkeys((*piece.notes, *_new_notes(piece.manifest, manifest)))),
     )  # fmt: skip
+
+
+def _answers_otherwise(error: Refused, recipe: Recipe, choice: EngineChoice) -> Refused:
+    """The examination's refusal, of an engine whose answers are not those that it gave to the same rows in other batches."""
+    _, _, told = error.message.partition(": ")
+    tools = [step for step in recipe.steps if isinstance(step, Quantize) and step.tool == choice.engine]
+    return Refused(
+        f"{choice.engine} answers {recipe.label} otherwise from one batch size to another: {told or error.message} That is "
+        "against its own answers to the same rows in batches of up to 32.",
+        code=error.code,
+        next_step=f"Give {step_label(tools[0])} another tool, or exclude the layers that share their weights with others."
+        if tools and choice.engine != "onnxruntime"
+        else "Leave the last step out, or give it other parameters.",
+    )
 
 
 def _new_notes(before: Manifest, after: Manifest) -> tuple[str, ...]:
