@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.environments import Environment
 from benchmarks.processes import Server
-from benchmarks.serving.peers.openmaas.peer import program, variables_of, wait_for
+from benchmarks.serving.peers.openmaas.peer import interpreter, program, variables_of, wait_for
 
 PATIENCE = 3600
 """Seconds that one command may take."""
@@ -49,14 +50,32 @@ class Commands:
 
 
 @contextmanager
-def serving() -> Iterator[Commands]:
-    """A server in a folder of its own, gone afterwards."""
+def serving(environment: Environment | None = None) -> Iterator[Commands]:
+    """A server in a folder of its own, gone afterwards. environment: one that its jobs need and do not have to make again."""
     with tempfile.TemporaryDirectory(prefix="compression-") as folder:
         work = Path(folder)
         variables = variables_of(work)
+        if environment is not None:
+            _lend(environment, work / "home" / "environments")
         server = Server([program(), "up"], log=work / "log", environment=variables, folder=work)
         try:
             wait_for(work / "home" / "admin.key", server)
             yield Commands(variables)
         finally:
             server.stop()
+
+
+_FOLDER = (
+    "import sys; from pathlib import Path; from openmaas.tasks.interpreters import Interpreters; "
+    "from openmaas.tasks.process import ENVIRONMENTS; print(Interpreters(Path(sys.argv[1]), ENVIRONMENTS).folder(sys.argv[2]))"
+)
+
+
+def _lend(environment: Environment, environments: Path) -> None:
+    """The environment where a server looks for the one of that name."""
+    environment.prepare()
+    (environment.folder / "ready").touch()
+    environments.mkdir(mode=0o700, parents=True)
+    command = [interpreter(), "-c", _FOLDER, environments, environment.name]
+    place = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    Path(place).symlink_to(environment.folder, target_is_directory=True)

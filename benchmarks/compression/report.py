@@ -52,6 +52,8 @@ class Row:
     loss_high: float | None
     cosine: float | None
     dominated: bool
+    same: float | None = None
+    """Share of tokens after which it expects the same one as what was pushed."""
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Result:
     seconds: float
     made: list[Made] = field(default_factory=list)
     comparison: dict[str, Any] | None = None
+    generates: bool = False
 
     def rows(self) -> list[Row]:
         """The pushed version in float32 first, then by size."""
@@ -101,6 +104,7 @@ class Result:
             loss_high=loss.get("high"),
             cosine=agreement.get("cosine"),
             dominated=entrant.get("dominated", False),
+            same=agreement.get("top1") if self.generates else None,
         )
 
 

@@ -13,6 +13,7 @@ from benchmarks.compression.commands import CommandFailed, Commands, serving
 from benchmarks.compression.distillation import distil
 from benchmarks.compression.report import Made, Report, Result
 from benchmarks.compression.subject import SUBJECTS, Subject
+from benchmarks.generation.model import CONVERTER
 
 TARGETS = ("size", "throughput")
 FORCED = "openvino:bf16"
@@ -22,7 +23,7 @@ def run(subjects: list[Subject], seconds: float, console: Console, report: Repor
     """The report with what was measured of these models in place of what it had. seconds: that each search may take."""
     for subject in subjects:
         console.print(f"[bold]{subject.title}[/bold]: {subject.prepare()}")
-        with serving() as commands:
+        with serving(CONVERTER if subject.generates else None) as commands:
             result = _compress(subject, commands, seconds, console)
         order = [*SUBJECTS]
         others = [one for one in report.results if one.subject != subject.name]
@@ -51,7 +52,10 @@ def _compress(subject: Subject, commands: Commands, seconds: float, console: Con
     for part in ("train", "test"):
         commands.run("data", "push", subject.data(part), "--name", f"{name}-{part}")
     commands.wait_for_jobs()
-    result = Result(subject=name, title=subject.title, said=subject.prepare(), batch=subject.batch, seconds=seconds)
+    result = Result(
+        subject=name, title=subject.title, said=subject.prepare(), batch=subject.batch, seconds=seconds,
+        generates=subject.generates,
+    )  # fmt: skip
     for recipe in subject.recipes:
         result.made.append(_make(subject, commands, recipe.stem, "--recipe", recipe, "--seconds", "5"))
         console.print(f"  {result.made[-1]}")
@@ -91,11 +95,12 @@ def _side_by_side(subject: Subject, commands: Commands, result: Result, console:
     versions = list(dict.fromkeys(one.version for one in result.made if one.version and one.version != plain))
     forced = [one.version for one in result.made if one.label in subject.forced and one.version]
     console.print(f"  side by side: {', '.join(versions)}")
-    engines = ["onnxruntime", "", *("" for _ in versions), *(FORCED for _ in forced)]
+    first = [subject.plain, ""] if subject.plain else [""]
+    engines = [*first, *("" for _ in versions), *(FORCED for _ in forced)]
     with tempfile.TemporaryDirectory() as folder:
         job = commands.json(
-            "compare", plain, plain, *versions, *forced, "--engines", ",".join(engines), "--data", f"{subject.name}-test",
-            "--report", Path(folder) / "report.html",
+            "compare", *(plain for _ in first), *versions, *forced, "--engines", ",".join(engines),
+            "--data", f"{subject.name}-test", "--report", Path(folder) / "report.html",
         )  # fmt: skip
     result.comparison = _slim(job["result"]["comparison"])
 

@@ -25,6 +25,12 @@ class Subject:
     forced: tuple[str, ...] = ()
     """Recipes whose versions are also run in bfloat16 by OpenVINO: within the loss, though not within what serves unasked."""
 
+    plain: str = "onnxruntime"
+    """The engine that runs what was pushed in float32, which the others are held against; empty is its own."""
+
+    generates: bool = False
+    """Text: rows are tokens then, and a batch so many streams."""
+
     @property
     def folder(self) -> Path:
         return CACHE / "compression" / self.name
@@ -43,9 +49,8 @@ class Subject:
         if not said.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             script = HERE / "subjects" / f"{self.name}.py"
-            done = subprocess.run(
-                [interpreter(), "-W", "ignore", script, self.folder], capture_output=True, text=True, check=True
-            )
+            command = [interpreter(), "-W", "ignore", script, self.folder]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             said.write_text(done.stdout.strip().splitlines()[-1])
         return said.read_text()
 
@@ -60,5 +65,6 @@ SUBJECTS = {
         Subject("digits", "digits, a CNN of 52,138 parameters", "1%"),
         Subject("minilm", "all-MiniLM-L6-v2", "1.5%", batch=8, forced=("smoothed-int8", "no-padding")),
         Subject("cancer", "breast cancer, 300 boosted trees", "1%"),
+        Subject("writer", "writer, a language model of 12.2 million parameters", "2%", batch=8, plain="", generates=True),
     )
 }

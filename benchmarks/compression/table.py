@@ -9,22 +9,26 @@ from benchmarks.compression.report import Distillation, Report, Result, Row
 
 _FAIR = (
     "All versions of a model in one alternating run, each by the engine that `openmaas` chose for it, beside the pushed one "
-    "in float32 by onnxruntime (the first row of each table). The upper bound of a loss is its 95% confidence bound over rows, "
-    "paired; files are those that the engine loads. Recipes: `benchmarks/compression/recipes`."
+    "in float32 (the first row of each table; by onnxruntime, the writer by transformers). The upper bound of a loss is its 95% "
+    "confidence bound over rows, paired (over documents for the writer); files are those that the engine loads. Recipes: "
+    "`benchmarks/compression/recipes`."
 )
 
 
 def header(result: Result) -> list[str]:
-    return [
-        "made by", "engine", "file", "times smaller", f"rows/s at batch {result.batch}", "times as fast", "p50 ms at batch 1",
-        "quality", "lost (95% bound)", "least cosine",
-    ]  # fmt: skip
+    what = (
+        [f"tokens/s, {result.batch} streams", "times as fast", "ms a token, 1 stream"]
+        if result.generates
+        else [f"rows/s at batch {result.batch}", "times as fast", "p50 ms at batch 1"]
+    )
+    least = "same next token" if result.generates else "least cosine"
+    return ["made by", "engine", "file", "times smaller", *what, "quality", "lost (95% bound)", least]
 
 
 def cells(row: Row) -> list[str]:
     bound = "" if row.loss_high is None else f" (≤ {row.loss_high:.2%})"
     lost = "–" if row.loss is None else f"{row.loss:.2%}{bound}"
-    least = "–" if row.cosine is None else f"{row.cosine:.5f}"
+    least = f"{row.same:.1%}" if row.same is not None else "–" if row.cosine is None else f"{row.cosine:.5f}"
     rate, p50 = f"{row.rate:,.0f}", f"{row.p50 * 1e3:.3f}"
     return [
         row.label, row.engine, _bytes(row.size), f"{row.smaller:.1f}", rate, f"{row.faster:.2f}", p50, row.quality, lost, least,

@@ -42,9 +42,7 @@ class Interpreters:
 
         Raises NotFound for an unknown name, and Unavailable when it cannot be made.
         """
-        source = self._source(name)
-        made_from = source.read_bytes() + f"\n# {sys.version}\n".encode()
-        folder = self._folder / hashlib.sha256(made_from).hexdigest()[:32]
+        source, folder = self._source(name), self.folder(name)
         python = folder / "bin" / "python"
         if (folder / _READY).exists():
             return python
@@ -54,6 +52,11 @@ class Interpreters:
             if not (folder / _READY).exists():
                 self._make(name, source, folder, tell)
         return python
+
+    def folder(self, name: str) -> Path:
+        """Where an environment is, or will be. Raises NotFound for an unknown name."""
+        made_from = self._source(name).read_bytes() + f"\n# {sys.version}\n".encode()
+        return self._folder / hashlib.sha256(made_from).hexdigest()[:32]
 
     def _source(self, name: str) -> Path:
         source = self._sources / f"{name}.txt"
