@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from openmaas.core.errors import InvalidInput
+from openmaas.core.errors import InvalidInput, Refused
 from openmaas.core.evaluations import Entrant, Estimate, VersionComparison
 from openmaas.core.hardware import Processor
+from openmaas.core.manifest import Artifact
+from openmaas.core.recipes import Quantize, Recipe
 from openmaas.tasks.examples import Examples
+from openmaas.tasks.optimization import variants
+from openmaas.tasks.optimization.base import Piece
 from openmaas.tasks.optimization.quality import Judge, split
 from openmaas.tasks.optimization.recommending import recommend_by_value
 from openmaas.tasks.optimization.results import bounded
@@ -68,6 +74,33 @@ def replaced(examples: Examples, **changes: Any) -> Examples:
     from dataclasses import replace
 
     return replace(examples, **changes)
+
+
+@pytest.mark.parametrize(("kind", "advice"), [("openvino", "another tool"), ("onnx", "Leave the last step out")])
+def test_a_refusal_of_answers_that_hang_on_the_batch_names_engine_batch_and_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, advice: str
+) -> None:
+    def examine(*arguments: Any, **options: Any) -> None:
+        told = "at batch 1 output 'y' differs by up to 0.25."
+        raise Refused(f"The model does not give the answers that its source gave for the sample: {told}", code="parity_failed")
+
+    def packed(*arguments: Any, **options: Any) -> Path:
+        return tmp_path / "sample.npz"
+
+    monkeypatch.setattr(variants, "examine", examine)
+    monkeypatch.setattr(variants, "pack_beside", packed)
+    monkeypatch.setattr(variants, "loaded_files", lambda *arguments: ["model"])
+    manifest = version(spec("x", "FP32", -1, 1), spec("y", "FP32", -1, 1))
+    (tmp_path / "model").touch()
+    piece = Piece(artifact=Artifact(kind=kind, entry="model"), folder=tmp_path, manifest=manifest)
+    recipe = Recipe(steps=(Quantize(method="weights", tool="openvino" if kind == "openvino" else "onnxruntime"),))
+    job: Any = SimpleNamespace(settings=SimpleNamespace(examine_timeout=1, examine_memory=1))
+    answering: Any = SimpleNamespace(once=lambda *arguments: {})
+    with pytest.raises(Refused, match=r"at batch 1 output 'y' differs by up to 0\.25") as caught:
+        variants.build(job, "one", recipe, piece, tmp_path, {}, answering, tmp_path / "built")
+    assert caught.value.message.startswith(f"{'openvino' if kind == 'openvino' else 'onnxruntime'} answers quantize weights")
+    assert advice in caught.value.next_step
+    assert caught.value.code == "parity_failed"
 
 
 def test_facts_are_plain_and_bounded() -> None:

@@ -216,6 +216,27 @@ def test_a_step_is_ended_when_its_time_is_over(tmp_path: Path, passes: dict[str,
     made.run(recipe(Prune()))
 
 
+def test_a_draft_of_a_large_file_is_not_packed_until_it_is_asked_for(
+    tmp_path: Path, passes: dict[str, FakePass], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_PACKED_AT_ONCE", 0)
+    made, _ = running(tmp_path)
+    asked = recipe(Quantize(), Compress())
+    draft = made.draft(asked)
+    assert "compress" not in passes
+    assert draft.unpacked is not None and 0 < draft.unpacked.size <= draft.path.stat().st_size
+    assert [step.name for step in made.steps_left(asked)] == ["compress"]
+    assert made.run(asked).unpacked is None
+    assert (len(passes["quantize"].seeds), len(passes["compress"].seeds)) == (1, 1)
+
+
+def test_a_small_file_is_packed_at_once(tmp_path: Path, passes: dict[str, FakePass]) -> None:
+    made, _ = running(tmp_path)
+    assert made.draft(recipe(Quantize(), Compress())).unpacked is None
+    assert passes["compress"].seeds
+    assert made.draft(recipe(Quantize())).unpacked is None
+
+
 # ── before the first step ────────────────────────────────────────────────────────────────────────────────────────────
 
 
