@@ -10,8 +10,9 @@ from openmaas.core.generation import GenerationRequest, Generator, Sampling
 from openmaas.core.manifest import Artifact, EngineChoice, Manifest
 from openmaas.core.types import Signature
 from openmaas.engines.base import EngineSpec
-from openmaas.engines.transformers import TransformersEngine
-from openmaas.engines.transformers.cache import Memory
+from openmaas.engines.transformers import TransformersEngine, batched
+from openmaas.engines.transformers.batched import BatchedDecoder
+from openmaas.engines.transformers.cache import Budget
 from openmaas.engines.transformers.model import Decoder
 from openmaas.engines.transformers.schedule import Schedule
 from tests.integration.engines.generation_contract import GREEDY, GenerationContract, Run
@@ -31,6 +32,15 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
 }
 WINDOWED = SHAPE | {"sliding_window": 8}
+
+
+DECODERS = pytest.mark.parametrize("decoder_type", [Decoder, BatchedDecoder])
+
+
+def device_of(decoder_type: type[Decoder]) -> str:
+    import torch
+
+    return "cuda" if decoder_type is BatchedDecoder and torch.cuda.is_available() else "cpu"
 
 
 def manifest(folder: Path, weights: str = "f32") -> Manifest:
@@ -79,6 +89,23 @@ class TestContractInParts(GenerationContract):
         return loaded(writer, part=16, sequences=3)
 
 
+class TestContractTogether(GenerationContract):
+    """All sequences in one attention, and their tokens chosen at once."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls, writer: Path) -> TransformersEngine:
+        return loaded(writer, batched=True)
+
+
+class TestContractTogetherInParts(GenerationContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls, writer: Path) -> TransformersEngine:
+        return loaded(writer, batched=True, part=16, sequences=3)
+
+
+@DECODERS
 @pytest.mark.parametrize(
     ("kind", "shape"),
     [
@@ -88,10 +115,12 @@ class TestContractInParts(GenerationContract):
         ("gemma2", WINDOWED | {"head_dim": 16, "attn_logit_softcapping": 0.5}),
         ("gpt_oss", WINDOWED | {"head_dim": 16, "num_local_experts": 4}),
         ("gpt2", {"vocab_size": 200, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
+        ("phi", SHAPE | {"partial_rotary_factor": 0.5}),
+        ("mistral", SHAPE | {"sliding_window": 100, "max_position_embeddings": 512}),
     ],
 )
 def test_the_likeliest_tokens_are_those_of_generate_alone_and_in_company(
-    kind: str, shape: dict[str, Any], tmp_path: Path
+    kind: str, shape: dict[str, Any], decoder_type: type[Decoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     torch.manual_seed(0)
@@ -100,21 +129,22 @@ def test_the_likeliest_tokens_are_those_of_generate_alone_and_in_company(
         if name.endswith("sinks"):
             torch.nn.init.normal_(values)
     model.save_pretrained(tmp_path)
-    decoder = Decoder.load(tmp_path, "float32", "cpu")
-    prompts = [torch.randint(3, 200, (length,)).tolist() for length in (5, 40, 70)]
+    decoder = decoder_type.load(tmp_path, "float32", device_of(decoder_type))
+    prompts = [torch.randint(3, 200, (length,)).tolist() for length in (5, 40, 70, 190)]
     told = [
         model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
         for prompt in prompts
     ]
-    run = Run(Schedule(decoder, tokens=2000, sequences=8, longest_part=16))  # type: ignore[arg-type]
-    for number, prompt in enumerate(prompts):
-        run.admit(request(number, prompt, 24))
-        run.step()
-        run.step()
-    run.until([0, 1, 2])
-    assert [run.tokens[number] for number in range(3)] == [
-        answer[0, len(prompt) :].tolist() for prompt, answer in zip(prompts, told, strict=True)
-    ]
+    expected = [answer[0, len(prompt) :].tolist() for prompt, answer in zip(prompts, told, strict=True)]
+    for gathered in (1 << 28, 1 << 14):  # the long ones are apart from the short ones with the second
+        monkeypatch.setattr(batched, "_GATHERED", gathered)
+        run = Run(Schedule(decoder, tokens=2000, sequences=8, longest_part=16))  # type: ignore[arg-type]
+        for number, prompt in enumerate(prompts):
+            run.admit(request(number, prompt, 24))
+            run.step()
+            run.step()
+        run.until(range(4))
+        assert [run.tokens[number] for number in range(4)] == expected
 
 
 @pytest.mark.parametrize(
@@ -125,19 +155,20 @@ def test_the_likeliest_tokens_are_those_of_generate_alone_and_in_company(
         ("llama4_text", SHAPE | {"head_dim": 16, "num_local_experts": 2, "intermediate_size_mlp": 64}, "chunks of a text"),
     ],
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "decoder_type"), [("float32", Decoder), ("bfloat16", Decoder), ("float32", BatchedDecoder)])
 def test_what_it_cannot_run_right_it_refuses_to_load(
-    kind: str, shape: dict[str, Any], why: str, dtype: str, tmp_path: Path
+    kind: str, shape: dict[str, Any], why: str, dtype: str, decoder_type: type[Decoder], tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.for_model(kind, **shape)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(EngineFailed, match=why):
-        Decoder.load(tmp_path, dtype, "cpu")
+        decoder_type.load(tmp_path, dtype, "cpu")
 
 
-def test_a_full_cache_makes_the_youngest_wait_and_changes_no_answer(writer: Path) -> None:
-    ample, narrow = Run(loaded(writer)), Run(loaded(writer))
+@pytest.mark.parametrize("together", [False, True])
+def test_a_full_cache_makes_the_youngest_wait_and_changes_no_answer(together: bool, writer: Path) -> None:
+    ample, narrow = Run(loaded(writer, batched=together)), Run(loaded(writer, batched=together))
     narrow.engine._schedule._budget.total = 400  # type: ignore[attr-defined]
     prompts = [[3 + (number * 31 + place * 7) % 290 for place in range(100)] for number in range(4)]
     expected = [ample.all(request(number, prompt, 80))[0] for number, prompt in enumerate(prompts)]
@@ -154,8 +185,9 @@ def test_a_full_cache_makes_the_youngest_wait_and_changes_no_answer(writer: Path
         narrow.engine.admit(request(9, prompts[0], 301))
 
 
-def test_a_prefix_is_read_once_and_not_for_another_salt(writer: Path) -> None:
-    run = Run(loaded(writer))
+@pytest.mark.parametrize("together", [False, True])
+def test_a_prefix_is_read_once_and_not_for_another_salt(together: bool, writer: Path) -> None:
+    run = Run(loaded(writer, batched=together))
     prompt = [3 + place % 290 for place in range(120)]
 
     def cached(number: int, prompt: list[int], salt: str) -> int:
@@ -174,8 +206,9 @@ def test_a_prefix_is_read_once_and_not_for_another_salt(writer: Path) -> None:
     assert [progress.cached for progress in run.step()] == [-1, len(prompt) - 1]
 
 
-def test_a_long_prompt_does_not_keep_others_from_answering(writer: Path) -> None:
-    run = Run(loaded(writer, part=32))
+@pytest.mark.parametrize("together", [False, True])
+def test_a_long_prompt_does_not_keep_others_from_answering(together: bool, writer: Path) -> None:
+    run = Run(loaded(writer, part=32, batched=together))
     run.admit(request(1, [5, 6, 7], 60))
     run.step()
     run.admit(request(2, [3 + place % 290 for place in range(400)], 2))
@@ -183,8 +216,9 @@ def test_a_long_prompt_does_not_keep_others_from_answering(writer: Path) -> None
         assert [progress.id for progress in run.step()] == [1]
 
 
-def test_a_seed_repeats_whatever_the_company(writer: Path) -> None:
-    run = Run(loaded(writer))
+@pytest.mark.parametrize("together", [False, True])
+def test_a_seed_repeats_whatever_the_company(together: bool, writer: Path) -> None:
+    run = Run(loaded(writer, batched=together))
     sampling = Sampling(seed=11, temperature=1.2, top_p=0.95, top_k=50, frequency_penalty=0.3)
 
     def drawn(number: int) -> GenerationRequest:
@@ -197,7 +231,7 @@ def test_a_seed_repeats_whatever_the_company(writer: Path) -> None:
 
 
 def test_bf16_and_what_describes_it(writer: Path) -> None:
-    engine = loaded(writer, "bf16")
+    engine = loaded(writer, "bf16", sequences=32)
     run = Run(engine)
     assert run.all(request(1, [4, 5, 6]))[0]
     assert engine.describe()["precision"] == "bf16"
@@ -219,22 +253,27 @@ def test_refuses_tokens_that_the_model_does_not_have(writer: Path) -> None:
     assert not engine.busy
 
 
-def test_numbers_that_are_not_finite_fail_their_request_and_no_other(writer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = loaded(writer)
-    read = Decoder.read
+@pytest.mark.parametrize("together", [False, True])
+def test_numbers_that_are_not_finite_fail_their_request_and_no_other(together: bool, writer: Path) -> None:
+    """A token that the model has no number for spoils what is remembered of its sequence, too; others take its room later."""
+    import torch
 
-    def spoiled(self: Decoder, segments: Any, wanted: Any) -> Any:
-        rows = read(self, segments, wanted)
-        for row, place in enumerate(wanted):
-            if 299 in segments[place].tokens:
-                rows[row] = float("nan")
-        return rows
-
-    monkeypatch.setattr(Decoder, "read", spoiled)
+    engine = loaded(writer, batched=together)
     run = Run(engine)
-    run.admit(request(1, [4, 299]), request(2, [4, 5]))
-    run.until([1, 2])
-    assert "finite" in str(run.errors[1]) and run.finish[2] == "length"
+    prompts = [[3 + (number * 31 + place * 7) % 290 for place in range(70)] for number in range(4)]
+    expected = run.all(*(request(number, prompt) for number, prompt in enumerate(prompts)))
+    spoiled = next(token for token in range(300, 600) if not any(token in answer for answer in expected))
+    engine = loaded(writer, batched=together, cache_mib=1)
+    schedule = engine._loaded
+    with torch.no_grad():
+        schedule._decoder.model.get_input_embeddings().weight[spoiled] = float("nan")
+    run = Run(engine)
+    run.admit(request(9, [spoiled] * 100), request(10, prompts[0]))
+    run.until([9, 10])
+    assert "finite" in str(run.errors[9]) and run.tokens[10] == expected[0]
+    while schedule._prefixes.forget():
+        pass
+    assert run.all(*(request(number, prompt) for number, prompt in enumerate(prompts))) == expected
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "config.json"])
@@ -283,10 +322,8 @@ def test_choices_are_of_the_file_first(writer: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_memory_grows_and_keeps_what_it_holds() -> None:
     torch = pytest.importorskip("torch")
-    from openmaas.engines.transformers.cache import Budget
-
     budget = Budget(300)
-    memory = Memory(budget)
+    memory = budget.memory()
     parts = [torch.randn(1, 2, length, 4) for length in (10, 60, 1, 200)]
     for part in parts:
         assert memory.reserve(memory.length + part.shape[2])

@@ -23,11 +23,14 @@ _SHARE = 4  # of the memory that is free once the model is loaded, one part of s
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """EngineChoice.options. cache_mib: for what sequences remember, 0 for a quarter of the free memory (of a GPU's, three
-    quarters). sequences: that run at a time. part: tokens of prompts that a step reads at most."""
+    quarters). sequences: that run at a time, 0 for 32 (on a GPU 128). part: tokens of prompts that a step reads at most, 0 for
+    512 (on a GPU 2048). batched: whether sequences are computed together or one after the other; empty for what the device
+    is faster with: together on a GPU, one after the other on a CPU."""
 
     cache_mib: int = 0
-    sequences: int = 32
-    part: int = 512
+    sequences: int = 0
+    part: int = 0
+    batched: bool | None = None
 
 
 class TransformersEngine(GenerationEngine):
@@ -46,6 +49,7 @@ class TransformersEngine(GenerationEngine):
         self._device = "cpu"
         self._precision = ""
         self._cache = 0
+        self._batched = False
 
     @classmethod
     def choices(cls, artifact: Artifact, manifest: Manifest) -> tuple[EngineChoice, ...]:
@@ -57,6 +61,7 @@ class TransformersEngine(GenerationEngine):
 
     def load(self, spec: EngineSpec) -> None:
         from openmaas.engines.huggingface.encoder import library
+        from openmaas.engines.transformers.batched import BatchedDecoder
         from openmaas.engines.transformers.model import Decoder
         from openmaas.engines.transformers.schedule import Schedule
 
@@ -74,17 +79,22 @@ class TransformersEngine(GenerationEngine):
 
         torch.set_num_threads(max(1, spec.threads))
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        decoder = Decoder.load(spec.entry.parent, _DTYPES[precision], self._device)
-        tokens = self._cache_tokens(decoder, options, _context(spec.manifest))
-        self._schedule = Schedule(decoder, tokens=tokens, sequences=options.sequences, longest_part=options.part)
+        gpu = self._device == "cuda"
+        # It makes a plan for each length that it has not met, for a millisecond, and lengths grow with every token.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        self._batched = gpu if options.batched is None else options.batched
+        sequences, part = options.sequences or (128 if gpu else 32), options.part or (2048 if gpu else 512)
+        decoder = (BatchedDecoder if self._batched else Decoder).load(spec.entry.parent, _DTYPES[precision], self._device)
+        tokens = self._cache_tokens(decoder, options, _context(spec.manifest) * sequences)
+        self._schedule = Schedule(decoder, tokens=tokens, sequences=sequences, longest_part=part)
         self._spec, self._precision, self._cache = spec, precision, tokens
 
-    def _cache_tokens(self, decoder: Decoder, options: Options, context: int) -> int:
+    def _cache_tokens(self, decoder: Decoder, options: Options, most: int) -> int:
         import torch
 
         free = torch.cuda.mem_get_info()[0] * 3 if self._device == "cuda" else free_memory()
         given = options.cache_mib << 20 or free // _SHARE
-        return max(1, min(given // decoder.bytes_a_token, context * options.sequences))
+        return max(1, min(given // decoder.bytes_a_token, most))
 
     def warm(self) -> None:
         self.admit(GenerationRequest(id=-1, prompt=[0] * 8, max_tokens=2, end=(), sampling=Sampling(seed=0)))
@@ -122,6 +132,7 @@ class TransformersEngine(GenerationEngine):
             "device": self._device,
             "threads": str(self._spec.threads if self._spec else 0),
             "precision": self._precision,
+            "attention": "together" if self._batched else "by sequence",
             "cache_tokens": str(self._cache),
         }
 

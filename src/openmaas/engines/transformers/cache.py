@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +26,10 @@ class Budget:
 
     def give_back(self, tokens: int) -> None:
         self.taken -= tokens
+
+    def memory(self) -> Memory:
+        """Of a new sequence, which has taken nothing so far."""
+        return Memory(self)
 
 
 class Memory:
@@ -86,6 +90,13 @@ class Memory:
         self._budget.give_back(self.room)
         self._layers.clear()
         self.length = self.room = 0
+
+
+class Segment(msgspec.Struct):
+    """More tokens of one sequence: they follow those that its memory holds, which has room for them."""
+
+    tokens: Sequence[int]
+    memory: Memory
 
 
 class Held(msgspec.Struct, eq=False):

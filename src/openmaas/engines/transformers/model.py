@@ -3,104 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
+from typing import Any, Self
 
 from openmaas.core.errors import EngineFailed
+from openmaas.core.generation import TokenLogprob
 from openmaas.engines.huggingface.encoder import library, quietly, reason
-from openmaas.engines.transformers.cache import Budget, Memory
+from openmaas.engines.transformers.attention import Attention
+from openmaas.engines.transformers.cache import Budget, Segment
+from openmaas.engines.transformers.sampler import Chooser
 
 _PROOF = 24  # tokens of the made-up sequence by which the model is tried once it is loaded
 _FARTHEST = {"float32": 1e-3, "bfloat16": 0.1}  # of the largest logit: how far apart two ways of computing may be
 _BY_LENGTH = frozenset({"dynamic", "longrope"})
-
-
-class Segment(msgspec.Struct):
-    """More tokens of one sequence: they follow those that its memory holds, which has room for them."""
-
-    tokens: Sequence[int]
-    memory: Memory
-
-
-class Attention:
-    """What stands in for a model's own attention: each segment sees its own memory, and nothing of the others.
-
-    Its arithmetic does not depend on what else runs. Sliding windows, soft caps and sinks are as the model's layers ask.
-    """
-
-    def __init__(self) -> None:
-        self.segments: Sequence[Segment] = ()
-
-    def __call__(
-        self,
-        module: Any,
-        query: Any,
-        key: Any,
-        value: Any,
-        attention_mask: Any,
-        scaling: float | None = None,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-        s_aux: Any = None,
-        **_: Any,
-    ) -> tuple[Any, None]:
-        """query, key, value: [1, heads, tokens of all segments, size]. Gives [1, tokens, heads, size]."""
-        import torch
-
-        answers, start = [], 0
-        for segment in self.segments:
-            end = start + len(segment.tokens)
-            queries = query[:, :, start:end]
-            keys, values = segment.memory.append(module.layer_idx, key[:, :, start:end], value[:, :, start:end])
-            if sliding_window and end - start == 1:
-                keys, values = keys[:, :, -sliding_window:], values[:, :, -sliding_window:]
-            mask = _mask(end - start, keys.shape[2], sliding_window, query.device)
-            if softcap or s_aux is not None:
-                answers.append(_plain(queries, keys, values, mask, scaling, softcap, s_aux))
-            else:
-                answers.append(_fast(module, queries, keys, values, mask, scaling))
-            start = end
-        return torch.cat(answers, dim=1), None
-
-
-def _mask(new: int, held: int, window: int | None, device: Any) -> Any:
-    """True where one of `new` tokens may look at one of `held`; None where nothing but order, or nothing, forbids it."""
-    import torch
-
-    if new == 1 or (new == held and (not window or held <= window)):
-        return None
-    ages = torch.arange(held - new, held, device=device)[:, None] - torch.arange(held, device=device)[None, :]
-    seen = ages >= 0
-    return (seen & (ages < window) if window else seen)[None, None]
-
-
-def _fast(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float | None) -> Any:
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    causal = mask is None and query.shape[2] > 1
-    return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, is_causal=causal)[0]
-
-
-def _plain(query: Any, key: Any, value: Any, mask: Any, scaling: float | None, softcap: float | None, sinks: Any) -> Any:
-    import torch
-
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = (query @ key.transpose(2, 3)).float() * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if softcap:
-        scores = torch.tanh(scores / softcap) * softcap
-    new, held = scores.shape[2:]
-    if mask is None and new > 1:
-        mask = torch.ones(new, held, dtype=torch.bool, device=scores.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    if sinks is not None:
-        scores = torch.cat([scores, sinks.float().reshape(1, -1, 1, 1).expand(-1, -1, new, 1)], dim=-1)
-    weights = scores.softmax(-1)[..., :held].to(value.dtype)
-    return (weights @ value).transpose(1, 2)
 
 
 def load_model(folder: Path, dtype: str, device: str) -> Any:
@@ -144,12 +61,16 @@ class Decoder:
         self._name = f"openmaas_{id(self)}"
         AttentionInterface.register(self._name, self._attention)
 
-    @staticmethod
-    def load(folder: Path, dtype: str, device: str) -> Decoder:
+    @classmethod
+    def load(cls, folder: Path, dtype: str, device: str) -> Self:
         """As `load_model`, and tried."""
-        decoder = Decoder(load_model(folder, dtype, device))
+        decoder = cls(load_model(folder, dtype, device))
         decoder._prove(dtype)
         return decoder
+
+    def budget(self, tokens: int) -> Budget:
+        """For the memories of the sequences that `read` gets: all of one budget."""
+        return Budget(tokens)
 
     def read(self, segments: Sequence[Segment], wanted: Sequence[int]) -> Any:
         """Logits after the last token of the segments at the places `wanted`: float32 [wanted, V], of numpy.
@@ -165,17 +86,25 @@ class Decoder:
             ends.append(len(places) - 1)
         tokens = [token for segment in segments for token in segment.tokens]
         last = torch.tensor([ends[index] for index in wanted] or ends[:1], device=self.device)
-        self._attention.segments = segments
+        self._attention.begin(segments)
         with torch.inference_mode():
-            found = self.model(
-                input_ids=torch.tensor([tokens], device=self.device),
-                position_ids=torch.tensor([places], device=self.device),
-                use_cache=False,
-                **({"logits_to_keep": last} if self._some_logits else {}),
-            ).logits[0]
+            found = self._run(torch.tensor([tokens], device=self.device), torch.tensor([places], device=self.device), last)
         for segment in segments:
             segment.memory.length += len(segment.tokens)
-        return (found if self._some_logits else found[last])[: len(wanted)].float().cpu().numpy()
+        return found[: len(wanted)].float().cpu().numpy()
+
+    def choose(self, logits: Any, choosers: Sequence[Chooser]) -> list[tuple[int, TokenLogprob | None]]:
+        """Of rows of what `read` gave, for each its token, -1 where they are not finite, and what is known for it."""
+        return [
+            chooser.choose(row) if math.isfinite(float(row.max())) else (-1, None)
+            for chooser, row in zip(choosers, logits, strict=True)
+        ]
+
+    def _run(self, tokens: Any, places: Any, last: Any) -> Any:
+        """tokens, places: [1, tokens]. Gives the logits, [last, V], after those tokens that `last` says."""
+        kept = {"logits_to_keep": last} if self._some_logits else {}
+        logits = self.model(input_ids=tokens, position_ids=places, use_cache=False, **kept).logits[0]
+        return logits if self._some_logits else logits[last]
 
     def _prove(self, dtype: str) -> None:
         """Hold what `read` gives, in parts and in company, against the model's own plain run. Raises EngineFailed."""
@@ -188,21 +117,21 @@ class Decoder:
             with torch.inference_mode(), quietly():
                 told = self.model(input_ids=torch.tensor([tokens], device=self.device), use_cache=False).logits[0, -1]
             self.model.set_attn_implementation(self._name)
-            budget = Budget(8 * _PROOF)
-            memory, other = Memory(budget), Memory(budget)
+            budget = self.budget(8 * _PROOF)
+            memory, other = budget.memory(), budget.memory()
             for one in (memory, other):
                 one.reserve(_PROOF)
             half = _PROOF // 2
             self.read([Segment(tokens[half:], other), Segment(tokens[:half], memory)], [])
             self.read([Segment(tokens[half:-1], memory)], [])
-            found = self.read([Segment(tokens[:1], other), Segment(tokens[-1:], memory)], [1])[0]
+            found = self.read([Segment(tokens[:1], other), Segment(tokens[-1:], memory)], [0, 1])[1]
         except Exception as error:
             raise _unfit(f"it does not run: {reason(error)}") from None
         if memory.layers != self.config.num_hidden_layers:
             raise _unfit(f"{memory.layers} of its {self.config.num_hidden_layers} layers let their attention be replaced")
         self.bytes_a_token = memory.bytes // memory.room
-        told = told.float().cpu().numpy()
-        apart, largest = float(abs(found - told).max()), float(abs(told).max())
+        told, found = told.float().cpu(), torch.as_tensor(found).cpu()
+        apart, largest = float((found - told).abs().max()), float(told.abs().max())
         if not apart <= _FARTHEST[dtype] * max(largest, 1.0):
             raise _unfit(f"its logits are up to {apart:.2g} apart from the model's own, of which the largest is {largest:.2g}")
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
-from typing import Any
 
 import msgspec
 
 from openmaas.core.errors import EngineFailed, InvalidInput, Unavailable
-from openmaas.core.generation import EngineLoad, GenerationRequest, Progress
-from openmaas.engines.transformers.cache import Budget, Held, Memory, Prefixes
-from openmaas.engines.transformers.model import Decoder, Segment
+from openmaas.core.generation import EngineLoad, GenerationRequest, Progress, TokenLogprob
+from openmaas.engines.transformers.cache import Held, Memory, Prefixes, Segment
+from openmaas.engines.transformers.model import Decoder
 from openmaas.engines.transformers.sampler import Chooser
 
 _STEP_SECONDS = 0.25  # that a step with new prompts should take: so long the others wait, and a cancellation too
@@ -41,7 +39,7 @@ class Schedule:
     def __init__(self, decoder: Decoder, *, tokens: int, sequences: int, longest_part: int = 512) -> None:
         """tokens: of the cache. sequences: that run at a time. longest_part: tokens of prompts that a step reads at most."""
         self._decoder = decoder
-        self._budget = Budget(tokens)
+        self._budget = decoder.budget(tokens)
         self._most = sequences
         self._waiting: deque[_Running] = deque()
         self._running: list[_Running] = []
@@ -66,7 +64,7 @@ class Schedule:
         if not 0 <= min(request.prompt) <= max(request.prompt) < self._decoder.vocabulary:
             raise InvalidInput(f"A token of the prompt is not between 0 and {self._decoder.vocabulary - 1}.")
         chooser = Chooser(request.sampling, request.prompt)
-        self._waiting.append(_Running(request, list(request.prompt), chooser, Memory(self._budget)))
+        self._waiting.append(_Running(request, list(request.prompt), chooser, self._budget.memory()))
 
     def cancel(self, request_id: int) -> None:
         for sequence in (*self._running, *self._waiting):
@@ -89,7 +87,9 @@ class Schedule:
         segments = [Segment(one.tokens[one.memory.length : one.memory.length + count], one.memory) for one, count in batch]
         wanted = [index for index, (one, count) in enumerate(batch) if count == one.todo]
         logits = self._decoder.read(segments, wanted)
-        told = [self._answer(batch[index][0], row) for index, row in zip(wanted, logits, strict=True)]
+        answering = [batch[index][0] for index in wanted]
+        chosen = self._decoder.choose(logits, [one.chooser for one in answering])
+        told = [self._answer(one, *choice) for one, choice in zip(answering, chosen, strict=True)]
         self._pace(sum(count for _, count in batch if count > 1), time.perf_counter() - began)
         return told
 
@@ -148,14 +148,13 @@ class Schedule:
                 return False
         return True
 
-    def _answer(self, sequence: _Running, logits: Any) -> Progress:
+    def _answer(self, sequence: _Running, token: int, known: TokenLogprob | None) -> Progress:
         request = sequence.request
         cached = sequence.cached if len(sequence.tokens) == len(request.prompt) else -1
-        if not math.isfinite(float(logits.max())):
+        if token < 0:
             self._end(sequence)
             error = EngineFailed("The model's logits are not finite numbers.")
             return Progress(id=request.id, tokens=[], error=error, cached=cached)
-        token, known = sequence.chooser.choose(logits)
         sequence.tokens.append(token)
         progress = Progress(id=request.id, tokens=[token], logprobs=None if known is None else [known], cached=cached)
         if token in request.end:
