@@ -11,7 +11,7 @@ it; a trial that does all the same is ended by the bench. All but the figures of
 
 Few rows let lucky ones through, and the more are tried, the luckier the best of them. So a trial is worth the logarithm of its
 gain times the probability that it keeps within the loss, taking the loss on these rows as normal with the spread that its
-interval shows; finalists are chosen by that, of different boldness.
+interval shows; and the finalists are those from which the most can be expected together.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ _PROVING: Final = 0.5
 _LEAST_PROVED: Final = 2
 _SEARCHING: Final = 0.4  # share of the time that is left at the beginning, that is searched in however long proving takes
 _TIMED: Final = 16
+_CONSIDERED: Final = 40  # for finalists
+_LEAST_ADDED: Final = 0.01  # to the logarithm of the gain, by a further finalist
+_OWN: Final = 0.85
+"""Of what is made of one trained model, or of none: that it holds where that does. Rows that are few do not show every loss of
+fewer bits."""
 _KEPT: Final = (0.1, 0.3)
 _JUST: Final = 3.0
 """Times the allowed loss: an int8 model that loses more is not saved by a few layers in float."""
@@ -140,21 +145,30 @@ class Search:
         return self.trials
 
     def finalists(self, most: int) -> list[Trial]:
-        """At most so many, in the order in which they are worth proving: what is worth most, the boldest, the gentlest of the
-        same kind, the first of every other kind, and then the next that are no small change of another."""
-        ranked = sorted((one for one in self.trials if one.fits), key=self._rank)
-        if not ranked:
-            return []
-        first = ranked[0]
-        same = [one for one in ranked if _way(one) == _way(first)]
-        gentle = [one for one in same if one.candidate.knob]
-        found = [first, min(ranked, key=self.cost)]
-        found += sorted(gentle, key=lambda one: one.candidate.amount)[:1]
-        heads = {_way(one): one for one in reversed(ranked)}
-        found += sorted(heads.values(), key=self._rank)
-        found += {_student(one): one for one in reversed(ranked)}.values()
-        distinct = {id(one): one for one in (*found, *ranked)}
-        return list(distinct.values())[:most]
+        """At most so many, in the order in which they are worth proving: each the one that adds most to the gain that can be
+        expected of the best of those that hold. So there are gentler ones, if the first does not; none that add nothing."""
+        pool = sorted((one for one in self.trials if one.fits), key=self._rank)[:_CONSIDERED]
+        shared: dict[Any, float] = {}
+        for one in pool:
+            shared[_student(one)] = max(shared.get(_student(one), 0.0), self._holds(one))
+        chances = [
+            Chance(gain=self._gain(one), student=_student(one), shared=shared[_student(one)], own=_OWN * self._holds(one))
+            for one in pool
+        ]
+        chosen: list[int] = []
+        expected = 0.0
+        while len(chosen) < min(most, len(pool)):
+            with_each = {
+                number: expected_gain([chances[one] for one in (*chosen, number)])
+                for number in range(len(pool))
+                if number not in chosen
+            }
+            best = max(with_each, key=lambda number: with_each[number])
+            if with_each[best] - expected < _LEAST_ADDED and len(chosen) >= _LEAST_PROVED:
+                break
+            expected = with_each[best]
+            chosen.append(best)
+        return [pool[number] for number in chosen]
 
     @property
     def best(self) -> Trial | None:
@@ -274,11 +288,47 @@ class Search:
         return (-self._worth(trial), trial.loss.value if trial.loss else 0.0)
 
     def _worth(self, trial: Trial) -> float:
-        assert trial.loss is not None
+        gain = self._gain(trial)
+        return gain * self._holds(trial) if gain > 0 else gain
+
+    def _gain(self, trial: Trial) -> float:
+        """The logarithm of how many times it is as good as the parent."""
         cost = self.cost(trial)
-        gain = math.log(max(self._bench.parent(), 1e-12) / max(cost, 1e-12)) if math.isfinite(cost) else -math.inf
-        holds = probably_within(trial.loss, self._max_loss)
-        return gain * holds if gain > 0 else gain
+        return math.log(max(self._bench.parent(), 1e-12) / max(cost, 1e-12)) if math.isfinite(cost) else -math.inf
+
+    def _holds(self, trial: Trial) -> float:
+        return 0.0 if trial.loss is None else probably_within(trial.loss, self._max_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chance:
+    """gain: a logarithm. student: what was trained; it holds with the probability `shared`, and then, with `own / shared`, what
+    was made of it."""
+
+    gain: float
+    student: Any
+    shared: float
+    own: float
+
+
+def expected_gain(chances: Sequence[Chance]) -> float:
+    """Of the best of those that hold, as a logarithm; 0 where none does.
+
+    What was trained holds or does not for all that is made of it; each of these then by itself. So with gains in falling order
+    the expectation is the sum over them of the step down to the next, times the probability that one so far holds.
+    """
+    ordered = sorted(chances, key=lambda one: one.gain, reverse=True)
+    gains = [max(0.0, one.gain) for one in ordered] + [0.0]
+    shared: dict[Any, float] = {}
+    failed: dict[Any, float] = {}
+    total = 0.0
+    for number, one in enumerate(ordered):
+        shared[one.student] = one.shared
+        own = one.own / one.shared if one.shared else 0.0
+        failed[one.student] = failed.get(one.student, 1.0) * (1 - own)
+        none = math.prod(1 - shared[student] * (1 - rest) for student, rest in failed.items())
+        total += (gains[number] - gains[number + 1]) * (1 - none)
+    return total
 
 
 def probably_within(loss: Estimate, most: float) -> float:
