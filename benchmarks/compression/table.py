@@ -9,8 +9,8 @@ from benchmarks.compression.report import Distillation, Report, Result, Row
 
 _FAIR = (
     "All versions of a model in one alternating run, each by the engine that `openmaas` chose for it, beside the pushed one "
-    "in float32 (the first row of each table; by onnxruntime, the writer by transformers). The upper bound of a loss is its 95% "
-    "confidence bound over rows, paired (over documents for the writer); files are those that the engine loads. Recipes: "
+    "in float32 (the first row of each table; by onnxruntime, the writer by transformers). The upper bound of a loss is its "
+    "95% confidence bound over rows, paired (over documents for the writer); files are those that the engine loads. Recipes: "
     "`benchmarks/compression/recipes`."
 )
 

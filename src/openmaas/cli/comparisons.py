@@ -265,7 +265,7 @@ def _write_figures(comparison: VersionComparison) -> None:
     from openmaas.core.pareto import change, figure
     from openmaas.reports import words
 
-    numbers, wide = (_("SIZE"), _("MEMORY"), _("P50"), _("P99"), _("ROWS/S"), _("BATCH")), _is_wide()
+    numbers, wide = (_("SIZE"), _("MEMORY"), _("P50"), _("P99"), *_speed_columns(comparison)), _is_wide()
     table = Table("", *([_("VERSION")] if wide else []), _("ENGINE"), *numbers, right=numbers)
     baseline = comparison.entrants[0]
 
@@ -285,6 +285,10 @@ def _write_figures(comparison: VersionComparison) -> None:
             coloured(one, "throughput", words.rate(figures.best.rate)), str(figures.best.batch),
         )  # fmt: skip
     write_table(table)
+
+
+def _speed_columns(comparison: VersionComparison) -> tuple[str, str]:
+    return (_("TOKENS/S"), _("STREAMS")) if comparison.task == "generation" else (_("ROWS/S"), _("BATCH"))
 
 
 def _write_plot(comparison: VersionComparison) -> None:

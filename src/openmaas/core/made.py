@@ -46,9 +46,15 @@ def read_made(text: str | None) -> Made:
         return Made(_short(recipe.label), recipe, details)
     if isinstance(made, dict):
         return Made(
-            _short(" ".join(["convert", *(str(made[key]) for key in ("to", "weights") if made.get(key))])), None, details
+            _short(" ".join(["convert", *(str(made[key]) for key in ("to", "weights") if made.get(key)), *_calibrated(made)])),
+            None,
+            details,
         )
     return Made(_short(text or ""), None, details)
+
+
+def _calibrated(made: dict[str, Any]) -> list[str]:
+    return ["calibrated"] if made.get("calibrated") else []
 
 
 def _short(text: str) -> str:

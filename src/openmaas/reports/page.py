@@ -45,6 +45,7 @@ def render_html(comparison: VersionComparison, *, made_at: str = "", job: str = 
         batches=plots.batches(comparison),
         changed_classes=changed_classes[:_MOST_CLASS_PLOTS],
         metrics=list(dict.fromkeys(name for one in comparison.entrants for name in one.metrics)),
+        text=comparison.task == "generation",
         words=words,
         color=lambda one: _color(comparison, one),
         ratio=lambda one, axis: _ratio(comparison, one, axis),

@@ -78,7 +78,7 @@ def pareto(comparison: VersionComparison, axis: str) -> str:
         if spread:
             axes.set_xscale("log")
         _tidy_cost(axes, axis)
-        axes.set_xlabel("size of the files" if axis == "size" else "latency: median call at batch 1")
+        axes.set_xlabel("size of the files" if axis == "size" else _latency(comparison))
         unit = ", %" if scale > 1 else ""
         axes.set_ylabel(clean(f"{comparison.metric}{unit}"))
         axes.margins(x=0.18, y=0.14)
@@ -168,10 +168,10 @@ def speeds(comparison: VersionComparison) -> str:
             right.barh([row], [best.rate], height=0.6, color=ink)
             _beside(left, first.p50 * 1e3, row + 0.19, f"p50 {words.duration(first.p50)}")
             _beside(left, first.p99 * 1e3, row - 0.19, f"p99 {words.duration(first.p99)}")
-            _beside(right, best.rate, row, f"{words.rate(best.rate)} at batch {best.batch}")
+            _beside(right, best.rate, row, f"{words.rate(best.rate)} at {words.batch(comparison, best.batch)}")
         left.set_yticks(rows, [clean(one.version) for one in entrants])
-        left.set_xlabel("latency at batch 1, ms")
-        right.set_xlabel("rows a second, best batch")
+        left.set_xlabel(f"latency at {words.batch(comparison, 1)}, ms")
+        right.set_xlabel(f"{words.row(comparison)}s a second, at best")
         for axes in (left, right):
             axes.margins(x=0.42)
             axes.set_xlim(left=0)
@@ -182,6 +182,12 @@ def speeds(comparison: VersionComparison) -> str:
 
 def _beside(axes: Any, x: float, y: float, text: str) -> None:
     axes.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5, color=INK)
+
+
+def _latency(comparison: VersionComparison) -> str:
+    if words.row(comparison) == "token":
+        return "latency: median time of a token, 1 stream"
+    return "latency: median call at batch 1"
 
 
 def batches(comparison: VersionComparison) -> str:
@@ -203,8 +209,8 @@ def batches(comparison: VersionComparison) -> str:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: words.rate(number)))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("rows in a call")
-        axes.set_ylabel("rows a second")
+        axes.set_xlabel("streams" if words.row(comparison) == "token" else "rows in a call")
+        axes.set_ylabel(f"{words.row(comparison)}s a second")
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
         return plot.svg()
 

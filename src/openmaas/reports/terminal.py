@@ -46,7 +46,9 @@ def terminal_plot(comparison: VersionComparison, width: int = 80) -> str | None:
         figure.draw(drawn)
     for (mark, _, _), (x, y) in zip(points, places, strict=True):
         figure.draw(figure.signal([x], [y], marker=mark))
-    figure.title(f"{comparison.metric}{', %' if percent > 1 else ''} against {'size' if by_size else 'p50 at batch 1'}, {unit}")
+    figure.title(
+        f"{comparison.metric}{', %' if percent > 1 else ''} against {'size' if by_size else f'p50 at {words.batch(comparison, 1)}'}, {unit}"
+    )
     text: str = plotext.uncolorize(str(figure.build()))
     figure.clear()
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")

@@ -12,6 +12,18 @@ AGREEMENT = frozenset({"agreement", "cosine"})
 """Metrics of tasks/comparison.py that are shares of 1 as well."""
 
 
+def row(comparison: VersionComparison) -> str:
+    """What speeds are counted in: text generators write tokens."""
+    return "token" if comparison.task == "generation" else "row"
+
+
+def batch(comparison: VersionComparison, number: int | None = None) -> str:
+    """How many are computed at once: batch 8, or of text generators 8 streams; without a number the noun alone."""
+    if comparison.task != "generation":
+        return "batch" if number is None else f"batch {number}"
+    return "streams" if number is None else f"{number} {'stream' if number == 1 else 'streams'}"
+
+
 def size(number: float) -> str:
     """Bytes in decimal units: 1.2 MB."""
     if not math.isfinite(number):

@@ -27,7 +27,7 @@ from openmaas.core.evaluations import (
     VersionComparison,
 )  # fmt: skip
 from openmaas.core.hardware import processor
-from openmaas.core.metrics import Answered, Kind, decode_outcomes, estimate, loss, paired_difference
+from openmaas.core.metrics import Answered, Kind, decode_outcomes, estimate, loss, paired_difference, unseen_share
 from openmaas.core.pareto import Target, judged
 from openmaas.core.processing import Output
 from openmaas.formats.agreement import RowAgreement, agree
@@ -237,11 +237,16 @@ class _View:
     def _agreeing(self, made: Entrant, rows: RowAgreement | None, *, own: bool) -> Entrant:
         if rows is None:
             return made
-        name, figure, lost = agreement_loss(rows, self._seed)
+        name = agreement_name(rows)
         self.metric = self.metric or name
         if own:
             one = Estimate(value=1.0, low=1.0, high=1.0)
             return msgspec.structs.replace(made, metrics={name: one}, loss=Estimate(value=0.0, low=0.0, high=0.0))
+        try:
+            figure, lost = agreement_loss(rows, self._seed)
+        except Refused as refused:  # numbers that are all the same, so that nothing of their variance can stay
+            self.notes.append(f"{made.version}: {refused.message}")
+            return made
         pair = rows.classes or (rows.numbers if rows.cosines is None else None)
         if pair is None or figure is None:
             return msgspec.structs.replace(made, metrics={name: figure} if figure else {}, loss=lost)
@@ -320,26 +325,37 @@ def _agreement(rows: RowAgreement | None, before: Answered | None, after: Answer
     )
 
 
-def agreement_loss(rows: RowAgreement, seed: int) -> tuple[str, Estimate | None, Estimate | None]:
-    """The name of what is told of agreement, the figure, and what is missing to 1."""
+def agreement_name(rows: RowAgreement) -> str:
+    """What is told of agreement: of classes, of vectors or of numbers."""
+    return "cosine" if rows.classes is None and rows.cosines is not None else "r2" if _numbers(rows) else "agreement"
+
+
+def _numbers(rows: RowAgreement) -> bool:
+    return rows.classes is None and rows.cosines is None and rows.numbers is not None
+
+
+def agreement_loss(rows: RowAgreement, seed: int) -> tuple[Estimate | None, Estimate | None]:
+    """The figure of agreement, and what is missing to 1. Raises Refused for numbers that are all the same."""
     if rows.classes is not None:
-        return "agreement", *_both("accuracy", "classes", rows.classes[1], rows.classes[0], seed)
+        return _both("accuracy", "classes", rows.classes[1], rows.classes[0], seed)
     if rows.cosines is not None:
-        apart = Answered("losses", np.ones(len(rows.cosines)), 1.0 - rows.cosines, "")
-        mean = estimate("log_loss", apart, seed)
-        low, high = (mean.value if bound is None else bound for bound in (mean.low, mean.high))
-        figure = Estimate(value=1.0 - mean.value, low=1.0 - high, high=1.0 - low)
-        return "cosine", figure, Estimate(value=mean.value, low=low, high=high)
-    if rows.numbers is not None:
-        return "r2", *_both("r2", "values", rows.numbers[1], rows.numbers[0], seed)
-    return "agreement", None, None
+        return _apart(1.0 - rows.cosines, seed)
+    return _both("r2", "values", rows.numbers[1], rows.numbers[0], seed) if rows.numbers is not None else (None, None)
+
+
+def _apart(gaps: NDArray[np.floating], seed: int) -> tuple[Estimate, Estimate]:
+    """Of what each row's cosine lacks: as losses after none. Where none lacks anything, an unseen row may lack all."""
+    none, some = (Answered("losses", np.ones(len(gaps)), losses, "") for losses in (0 * gaps, gaps))
+    gained = paired_difference("log_loss", none, some, seed)
+    assert gained.low is not None
+    assert gained.high is not None
+    lost, high = max(0.0, -gained.value), -gained.low if gaps.any() else unseen_share(len(gaps))
+    low = min(lost, max(0.0, -gained.high))
+    return Estimate(value=1.0 - lost, low=1.0 - high, high=1.0 - low), Estimate(value=lost, low=low, high=high)
 
 
 def _both(
     metric: str, kind: Kind, expected: NDArray[np.generic], given: NDArray[np.generic], seed: int
-) -> tuple[Estimate | None, Estimate | None]:
+) -> tuple[Estimate, Estimate]:
     same, other = Answered(kind, expected, expected, ""), Answered(kind, expected, given, "")
-    try:
-        return estimate(metric, other, seed), loss(metric, same, other, seed)
-    except Refused:  # all answers are the same number
-        return None, None
+    return estimate(metric, other, seed), loss(metric, same, other, seed)

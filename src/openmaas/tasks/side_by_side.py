@@ -223,11 +223,14 @@ class _Course:
                 best = figures.best
                 self._job.log(
                     f"{runner.subject.name} by {figures.choice.label} ({figures.choice.threads}): p50 "
-                    f"{figures.speeds[0].p50 * 1e3:.3f} ms, {best.rate:.0f} rows/s at batch {best.batch}"
+                    f"{figures.speeds[0].p50 * 1e3:.3f} ms, {best.rate:.0f} {self._unit(runner)} {best.batch}"
                 )
                 return figures
         self._job.log(f"{runner.subject.name}: {runner.failed.state}: {runner.failed.cause}")
         return runner.failed
+
+    def _unit(self, runner: _Runner) -> str:
+        return "rows/s at batch" if runner.subject.manifest.generator is None else "tokens/s, streams:"
 
     @contextmanager
     def _guarded(self, runner: _Runner) -> Iterator[None]:

@@ -113,6 +113,11 @@ def _weights(recipe: Recipe) -> str:
     return (step.weights or "auto") if alone and isinstance(step, Convert) else ""
 
 
+def _told(name: str) -> str:
+    """As core/made.py tells it of a version."""
+    return f"convert {GENERATOR_TARGET} {name.replace('-', ' ')}"
+
+
 def _is_calibrated(name: str) -> bool:
     return name.endswith(CALIBRATED)
 
@@ -212,7 +217,7 @@ def _measure(
                 version=subject.name,
                 figures=figures,
                 evaluation=_evaluation(subject, figures, reading, text),
-                label=f"convert {GENERATOR_TARGET} {label}" if label else "",
+                label=_told(label) if label else "",
                 registered=":" in subject.name,
                 expected=reading.expected,
                 beginnings=text.beginnings,
@@ -354,10 +359,10 @@ def _tried(
     registered: dict[str, Registered],
 ) -> list[dict[str, Any]]:
     """Every kind of weights, and what came of it."""
-    entrants = {one.label.rpartition(" ")[2]: one for one in comparison.entrants[1:]}
+    entrants = {one.label: one for one in comparison.entrants[1:]}
     found = []
     for label in dict.fromkeys([*(one.label for one in variants), *(one.name for one in conversions.entrants)]):
-        made = entrants.get(label)
+        made = entrants.get(_told(label))
         reason = next((one.cause for one in conversions.entrants if one.name == label), "")
         if made is not None and made.loss is not None and made.loss.value > arguments.max_loss:
             lost, most = (told_loss(value, comparison.metric) for value in (made.loss.value, arguments.max_loss))
@@ -365,7 +370,7 @@ def _tried(
         name = next((one.subject.name for one in variants if one.label == label), "")
         found.append(
             {
-                "label": f"convert {GENERATOR_TARGET} {label}",
+                "label": _told(label),
                 "version": registered[name].reference if name in registered else "",
                 "loss": None if made is None or made.loss is None else msgspec.to_builtins(made.loss),
                 "size": None if made is None else made.figures.size,

@@ -72,7 +72,7 @@ class Judge:
             return loss(self.metric, self._before, self._answered(outputs), self._seed)
         processing = self._manifest.processing
         rows = agree(outputs, self._expected, processing.output if processing else None)
-        found = agreement_loss(rows, self._seed)[2] if rows is not None else None
+        found = agreement_loss(rows, self._seed)[1] if rows is not None else None
         if found is None:
             raise Refused("Its answers cannot be compared with the parent's.", code="not_comparable")
         return found
