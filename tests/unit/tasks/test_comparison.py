@@ -111,6 +111,24 @@ def test_agreement_on_embeddings_and_on_numbers() -> None:
     assert told.entrants[1].changed_rows > 50
 
 
+def test_vectors_that_are_all_alike_are_no_proof_of_the_unseen() -> None:
+    vectors = np.eye(8, dtype=np.float32)[np.arange(ROWS) % 8]
+    embedding = Embedding(output="last_hidden_state", pooling="mean")
+    told = compare_contenders([contender(name, outputs={"embedding": vectors}, declared=embedding) for name in ("m:1", "m:2")])
+    loss = told.entrants[1].loss
+    assert loss is not None
+    assert loss.high is not None
+    assert (loss.value, loss.low) == (0, 0)
+    assert loss.high == pytest.approx(1 - 0.025 ** (1 / ROWS)), "an unseen one may point elsewhere"
+
+
+def test_numbers_that_are_all_the_same_are_said_to_tell_nothing() -> None:
+    same, others = np.ones((ROWS, 1), np.float32), np.linspace(0, 1, ROWS, dtype=np.float32)[:, None]
+    told = compare_contenders([contender("p:1", outputs={"y": same}), contender("p:2", outputs={"y": others})], max_loss=0.01)
+    assert (told.metric, told.entrants[1].loss, told.recommended) == ("r2", None, "p:1")
+    assert any("p:2: r2 is not defined on these rows: the truth" in note for note in told.notes)
+
+
 def test_the_same_answers_lose_nothing_that_is_known_for_sure() -> None:
     scores = np.eye(4)[TRUTH].astype(np.float32)
     told = compare_contenders([contender("a:1", outputs={"y": scores}), contender("a:2", outputs={"y": scores})])

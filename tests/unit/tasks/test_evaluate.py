@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from openmaas.core.datasets import DatasetManifest
 from openmaas.core.errors import EngineFailed, InvalidInput, Refused
 from openmaas.core.evaluations import Evaluation
 from openmaas.core.manifest import Manifest
-from openmaas.core.metrics import loss
+from openmaas.core.metrics import decode_outcomes, loss
 from openmaas.core.processing import Embedding, Labels
 from openmaas.tasks.evaluate import OTHER, evaluation_of, require_truth
 from openmaas.tasks.examples import Examples
 from openmaas.tasks.meanings import predicted
-from openmaas.tasks.perplexity import mean_loss, scored_by
+from openmaas.tasks.perplexity import DatasetText, mean_loss, scored_by, text_evaluation
 from tests.unit.tasks.datasets import spec, version
 
 CLASSIFIER = version(
@@ -126,3 +127,22 @@ def test_the_loss_of_a_passage_is_that_of_its_tokens_after_the_first() -> None:
 def test_a_generator_that_tells_no_likelihood_is_refused() -> None:
     with pytest.raises(Refused, match="does not tell how likely"):
         scored_by(version(spec("x"), spec("y")), "writer:1")
+
+
+@pytest.mark.parametrize(
+    ("passages", "told"),
+    [(3, "40 documents; intervals are over documents."), (120, "one document; intervals are over passages.")],
+)
+def test_intervals_of_perplexity_are_over_documents_where_there_are_some(passages: int, told: str) -> None:
+    dataset = DatasetManifest(format="jsonl", entry="d.jsonl", purpose="text", rows=40, columns=(), files=())
+    text = DatasetText(
+        [[number] * 9 for number in range(120)], [number // passages for number in range(120)], 130, ["Some are out."]
+    )
+    losses = np.repeat(np.random.default_rng(1).normal(3, 0.5, 40), 3)
+    found = text_evaluation(CLASSIFIER, text, losses, version="w:1", data="d:1", dataset=dataset)
+    assert (found.rows, found.total, found.notes) == (120, 130, (f"1080 tokens in 120 passages of {told}", "Some are out."))
+    assert found.outcomes is not None
+    assert (decode_outcomes(found.outcomes).groups is None) == (passages == 120)
+    one = found.metrics["perplexity"]
+    width = (one.high or 0) - (one.low or 0)
+    assert (5 < width < 9) == (passages == 3), width

@@ -24,8 +24,9 @@ from openmaas.core.metrics.differences import loss, paired_difference
 from openmaas.core.metrics.intervals import estimate
 from openmaas.core.metrics.metric import Metric
 from openmaas.core.metrics.outcomes import MOST_ROWS, Answered, Kind, decode_outcomes, encode_outcomes
+from openmaas.core.metrics.resampling import unseen_share
 
 __all__ = [
     "BY_TASK", "METRICS", "MOST_ROWS", "Answered", "Kind", "Metric", "class_figures", "confusion", "decode_outcomes",
-    "encode_outcomes", "estimate", "find_metric", "loss", "paired_difference", "require_metric",
+    "encode_outcomes", "estimate", "find_metric", "loss", "paired_difference", "require_metric", "unseen_share",
 ]  # fmt: skip
