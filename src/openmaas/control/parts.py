@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _BUSY_SECONDS = 10.0
-_LARGE = 2**20  # bytes from which the disk is told to begin with them
 
 
 @dataclass(slots=True)
@@ -154,8 +153,6 @@ def _append(descriptor: int, offset: int, data: bytes) -> None:
     except BaseException:
         os.ftruncate(descriptor, offset)
         raise
-    if len(data) >= _LARGE:
-        os.posix_fadvise(descriptor, offset, len(data), os.POSIX_FADV_DONTNEED)  # begins to write it out, and does not wait
 
 
 def _mark(descriptor: int) -> tuple[int, int, int]:

@@ -75,9 +75,14 @@ def _take(lock: TextIO) -> bool:
 
 def is_locked(settings: Settings) -> bool:
     """Whether a supervisor holds the home, alive and at this moment."""
+    return is_held(_lock_path(settings))
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds the lock on this file."""
     try:
-        with _lock_path(settings).open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:

@@ -21,6 +21,7 @@ from typing import Self
 from openmaas.core.contracts import SERVER_STOPPED, Cause, JobSpec, JobStatus
 from openmaas.core.settings import Settings
 from openmaas.fleet.causes import job_exit_cause, told_cause, with_evidence
+from openmaas.fleet.home import is_held
 from openmaas.fleet.memory import resident
 from openmaas.fleet.output import bound_log
 from openmaas.fleet.process import Launch
@@ -72,7 +73,7 @@ class JobRun:
     def adopt(cls, name: str, settings: Settings) -> Self:
         """Take over what another supervisor started: it runs on, or has ended since."""
         run = cls(name, settings)
-        if run._locked():
+        if is_held(run._lock_path):
             run._seen = True
             run._stopped_path.unlink(missing_ok=True)
         else:
@@ -119,7 +120,7 @@ class JobRun:
         if self.ended:
             return False
         status = self._child.poll() if self._child is not None else None
-        if status is not None or (self._child is None and not self._locked()):
+        if status is not None or (self._child is None and not is_held(self._lock_path)):
             self._end(status)
             return True
         self._memory = resident(self.pid or 0)
@@ -158,16 +159,6 @@ class JobRun:
         finally:
             os.close(log)
             os.close(lock)  # the process has it too, and holds the lock from now on
-
-    def _locked(self) -> bool:
-        try:
-            with self._lock_path.open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except FileNotFoundError:
-            return False
-        return False
 
     def _press(self) -> None:
         if self._asked_at is None or (pid := self.pid) is None:

@@ -83,7 +83,7 @@ filler.write_bytes(bytes(1_000_000))
 settings = Settings(home=str(home), chunk_size=2**16)
 registry = Registry(settings, open_database(settings), time.time)
 kept = registry.push("kept", {"m": b"small"}).version
-large = {"m": os.urandom(900_000)}
+large = {"m": os.urandom(1_500_000)}
 told = 0
 for _ in range(3):
     try:
@@ -99,7 +99,7 @@ filler.unlink()
 result = registry.push("large", large)  # goes on where it stopped
 assert result.created and result.version.number == 1
 assert b"".join(registry.versions.read_file("large", "m")[1]) == large["m"]
-more = {"m": os.urandom(900_000)}
+more = {"m": os.urandom(1_500_000)}
 try:
     registry.push("more", more)
 except StorageFull:
@@ -107,7 +107,7 @@ except StorageFull:
 else:
     raise AssertionError("a second one fits?")
 registry.models.delete("large", actor="admin")  # deleting works on a full disk, and makes room
-assert registry.garbage.apply().bytes >= 900_000
+assert registry.garbage.apply().bytes >= 1_500_000
 assert registry.push("more", more).created
 print("done")
 """
