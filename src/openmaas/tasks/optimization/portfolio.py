@@ -145,7 +145,7 @@ def portfolio(traits: Traits, target: Target, seed: int) -> list[Candidate]:
     made = _Made(seed, target, () if "onnx" in traits.kinds else (Convert(to="onnx"),))
     if "onnx" not in traits.kinds:
         made.add("convert")
-    elif len(traits.kinds) > 1:
+    elif len(traits.kinds) > 1 and target != "size":
         made.add("fuse", Fuse(what="graph"))  # the ONNX form alone, where the version holds others too
     if traits.trees:
         _trees(made)
