@@ -41,6 +41,7 @@ _ROW_VISITS: Final = 40_000
 
 _EPOCHS: Final = (4, 40)
 _PATIENCE: Final = 2.5  # epochs of distillation for one of other training
+_MANY: Final = 1_000_000  # weights
 _SMOOTH: Final = 0.6
 _INPUTS_GROUP: Final = 128  # a divisor of the widths that encoders have; OpenVINO computes others in float
 _CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
@@ -159,7 +160,10 @@ def portfolio(traits: Traits, target: Target, seed: int) -> list[Candidate]:
 def _small(made: _Made, traits: Traits) -> None:
     """For the size of the file."""
     trains = bool(traits.training) and "torch" in traits.tools
-    _affine(made, 8, 4)
+    _affine(made, 8)
+    if traits.parameters > _MANY:  # scales of small groups are little beside so many weights, and save what 4 bits lose
+        _weights(made, traits, 4, only="onnxruntime")
+    _affine(made, 4)
     if trains:
         _distilled(made, traits, [_affine_of(bits) for bits in (8, 5, 4, 3)])
     _affine(made, 6, 5, 3)
