@@ -46,9 +46,8 @@ def terminal_plot(comparison: VersionComparison, width: int = 80) -> str | None:
         figure.draw(drawn)
     for (mark, _, _), (x, y) in zip(points, places, strict=True):
         figure.draw(figure.signal([x], [y], marker=mark))
-    figure.title(
-        f"{comparison.metric}{', %' if percent > 1 else ''} against {'size' if by_size else f'p50 at {words.batch(comparison, 1)}'}, {unit}"
-    )
+    cost = "size" if by_size else f"p50 at {words.batch(comparison, 1)}"
+    figure.title(f"{comparison.metric}{', %' if percent > 1 else ''} against {cost}, {unit}")
     text: str = plotext.uncolorize(str(figure.build()))
     figure.clear()
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")

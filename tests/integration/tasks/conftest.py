@@ -56,6 +56,7 @@ class Registry:
         return SimpleNamespace(
             model=model,
             number=int(number),
+            digest=self.versions[reference][0].digest,
             parent=self.parents[reference],
             recipe=self.recipes.get(reference),
             manifest=msgspec.to_builtins(self.versions[reference][0]),

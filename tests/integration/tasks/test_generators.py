@@ -5,6 +5,7 @@ OPENMAAS_TEST_ENVIRONMENTS names a folder where environments stay from one run t
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 
 from openmaas.core.errors import Conflict, InvalidInput, Refused
+from openmaas.core.evaluations import Evaluation, VersionComparison
 from openmaas.core.hardware import computes_bf16
 from openmaas.core.jobs import weights_of
 from openmaas.core.measurement import Measurement
@@ -22,10 +24,12 @@ from openmaas.tasks import generators
 from openmaas.tasks.convert import run as convert
 from openmaas.tasks.interpreters import Interpreters
 from openmaas.tasks.measure import run as measure
+from openmaas.tasks.optimize import run as optimize
 from openmaas.tasks.parity import run as parity
 from openmaas.tasks.process import ENVIRONMENTS
 from tests.integration.tasks.conftest import FakeJob, Registry
 from tests.tiny_writer import WORDS, make_writer
+from tests.unit.tasks.datasets import dataset
 
 Job = Callable[..., FakeJob]
 KIND = "openvino-genai"
@@ -94,6 +98,87 @@ def test_weights_are_made_compared_and_registered_once(
     checked.environment = lambda name: python  # type: ignore[method-assign]
     (once_more,) = parity(checked)["parity"]
     assert once_more["perplexity"] == pytest.approx([before, after])
+
+
+@pytest.fixture
+def optimized(job: Job, python: Path, source: str, registry: Registry, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """What an optimisation of the source came to, with a text to choose on and another to evaluate on."""
+    for name, text in (("learnt", WORDS * 6), ("held-out", WORDS[::-1] * 6)):
+        (tmp_path / name).mkdir()
+        rows = [json.dumps({"text": f"{number} {text}"}) for number in range(24)]
+        (tmp_path / name / f"{name}.jsonl").write_text("\n".join(rows))
+        registry.datasets[f"{name}:1"] = dataset(tmp_path / name), tmp_path / name
+
+    def run(**arguments: Any) -> dict[str, Any]:
+        one = job("optimize", version=source, data="learnt:1", evaluation="held-out:1", **arguments)
+        one.settings = Settings(int4_cosine=0.0, int4_perplexity=1.0)
+        one.environment = lambda name: python  # type: ignore[method-assign]
+        return optimize(one)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_recipe_is_measured_beside_its_parent_by_perplexity(
+    optimized: Callable[..., dict[str, Any]], source: str, registry: Registry
+) -> None:
+    step = {"convert": {"to": KIND, "weights": "int4", "calibrated": True}}
+    result = optimized(recipe={"steps": [step]}, seconds=2.0)
+    told = msgspec.convert(result["comparison"], VersionComparison, strict=False)
+    assert (told.task, told.metric, told.dataset) == ("generation", "perplexity", "held-out:1")
+    parent, made = told.entrants
+    assert (parent.version, made.version, made.label) == (source, "writer:2", f"convert {KIND} int4 calibrated")
+    assert made.figures.size < parent.figures.size / 2
+    assert [speed.batch for speed in made.figures.speeds] == [1, 8]
+    assert made.agreement is not None
+    assert made.agreement.top1 is not None
+    assert 0.5 < made.agreement.top1 <= 1
+    assert made.loss is not None
+    assert made.loss.low is not None
+    assert made.loss.low <= made.loss.value
+    assert all(row.before != row.after and row.preview for row in made.changed)
+    evaluated = msgspec.convert(result["evaluations"], list[Evaluation], strict=False)
+    assert [(one.version, one.digest) for one in evaluated] == [
+        (one, registry.versions[one][0].digest) for one in (source, "writer:2")
+    ]
+    kept = json.loads(registry.recipes["writer:2"])
+    assert kept["convert"] == {"to": KIND, "weights": "int4", "calibrated": "learnt:1"}
+    assert kept["libraries"]["openmaas"]
+    assert "| perplexity on held-out:1 |" in registry.cards["writer:2"]
+    again = optimized(recipe={"steps": [step]}, seconds=2.0)
+    assert (again["version"], again["created"], len(registry.versions)) == ("writer:2", False, 2)
+
+
+@pytest.mark.slow
+def test_a_search_tries_all_kinds_of_weights(optimized: Callable[..., dict[str, Any]], registry: Registry) -> None:
+    result = optimized(auto=True, target="size", max_loss=0.5, seconds=20.0)
+    tried = [one["label"].removeprefix(f"convert {KIND} ") for one in result["tried"]]
+    assert tried == [*(["bf16"] if computes_bf16() else []), "int8", "int4", "int4 calibrated"]
+    told = msgspec.convert(result["comparison"], VersionComparison, strict=False)
+    assert result["version"] == told.recommended
+    best = next(one for one in told.entrants if one.version == told.recommended)
+    assert best.label.startswith(f"convert {KIND} int4")
+    assert result["versions"] == [one["version"] for one in result["tried"] if one["version"]]
+    assert set(result["versions"]) <= set(registry.versions)
+
+
+def test_what_does_not_fit_a_generator_is_refused_before_anything_is_made(
+    job: Job, source: str, registry: Registry, tmp_path: Path
+) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "rows.txt").write_text(WORDS * 20)
+    registry.datasets["text:1"] = dataset(tmp_path / "text"), tmp_path / "text"
+    int4 = {"convert": {"to": KIND, "weights": "int4", "calibrated": True}}
+    for arguments, told in (
+        ({"recipe": {"steps": ["fuse"]}}, "no pass but the conversion"),
+        ({"recipe": {"steps": [int4, int4]}, "data": "text:1"}, "no pass but the conversion"),
+        ({"recipe": {"steps": [int4]}, "data": "text:1", "evaluation": "text:1"}, "the training set and the evaluation set"),
+        ({"auto": True, "evaluation": "text:1", "metric": "accuracy"}, "'accuracy' is no metric of generation"),
+    ):
+        one = job("optimize", version=source, **arguments)
+        with pytest.raises(InvalidInput, match=told):
+            optimize(one)  # type: ignore[arg-type]
+        assert not any("waiting" in stage or "comparing" in stage for stage in one.stages)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from openmaas.core.metrics import encode_outcomes
 from openmaas.core.processing import Embedding
 from openmaas.tasks.comparison import MOST_CHANGED, Contender, compare_contenders
 from openmaas.tasks.previews import _pixels, as_png
+from openmaas.tasks.writing import Beginning
 from tests.unit.reports.made_up import figures
 
 ROWS = 200
@@ -127,6 +128,28 @@ def test_numbers_that_are_all_the_same_are_said_to_tell_nothing() -> None:
     told = compare_contenders([contender("p:1", outputs={"y": same}), contender("p:2", outputs={"y": others})], max_loss=0.01)
     assert (told.metric, told.entrants[1].loss, told.recommended) == ("r2", None, "p:1")
     assert any("p:2: r2 is not defined on these rows: the truth" in note for note in told.notes)
+
+
+def test_what_text_generators_write_is_compared_as_text() -> None:
+    starts = [Beginning(row=row, ids=(1, 2), given=f"given {row}", truth="as it goes on") for row in (3, 8)]
+    expected = np.arange(100) % 7
+    other = expected.copy()
+    other[:10] += 1
+    told = compare_contenders(
+        [
+            contender("writer:1", expected=expected, beginnings=starts, written=("one", "two")),
+            contender("writer:2", expected=other, beginnings=starts, written=("one", "another")),
+        ]
+    )
+    assert (told.task, told.metric) == ("generation", "agreement")
+    made = told.entrants[1]
+    assert made.agreement is not None
+    assert (made.agreement.rows, made.agreement.top1, made.agreement.max_abs_diff) == (100, 0.9, None)
+    assert made.loss is not None
+    assert made.loss.value == pytest.approx(0.1)
+    (row,) = made.changed
+    assert (row.row, row.preview, row.before, row.after, row.truth) == (8, "given 8", "two", "another", "as it goes on")
+    assert (made.changed_rows, told.entrants[0].changed_rows) == (1, 0)
 
 
 def test_the_same_answers_lose_nothing_that_is_known_for_sure() -> None:

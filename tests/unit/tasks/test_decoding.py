@@ -8,7 +8,7 @@ from openmaas.core.errors import EngineFailed
 from openmaas.core.generation import EngineLoad, GenerationRequest, Progress
 from openmaas.engines import EngineSpec, GenerationEngine
 from openmaas.tasks import decoding
-from openmaas.tasks.decoding import decode_rate
+from openmaas.tasks.decoding import decode_rate, go_on
 
 
 class Counting(GenerationEngine):
@@ -81,3 +81,12 @@ def test_what_the_engine_tells_is_raised(engine: Counting) -> None:
 def test_an_engine_that_gives_one_token_has_no_rate(engine: Counting, tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match="no token after their first"):
         decode_rate(engine, [[1, 2, 3]], 4, 1.0, 0)
+
+
+def test_all_prompts_go_on_by_as_many_tokens() -> None:
+    engine = Counting()
+    assert go_on(engine, [[1, 2], [3]], 4, first_id=7) == [[5] * 4, [5] * 4]
+    assert not engine.busy
+    engine.broken = True
+    with pytest.raises(EngineFailed, match="broken"):
+        go_on(engine, [[1]], 4, first_id=20)
