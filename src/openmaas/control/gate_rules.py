@@ -277,15 +277,21 @@ def _number(metric: str, value: float | None) -> str:
     return "–" if value is None else f"{value:.2%}" if find_metric(metric).share else f"{value:.4g}"
 
 
-def in_words(check: Check, metric: str) -> str:
-    """A rule that did not pass, for a refusal: the limit, and what was measured."""
+def in_words(checks: Sequence[Check], metric: str) -> str:
+    """Rules that did not pass, for a refusal: the limits, and what was measured. What several lack is said once."""
+    limits: dict[str, list[str]] = {}
+    for check in checks:
+        limits.setdefault(check.evidence, []).append(_limit(check, metric))
+    return "; ".join(f"{', '.join(told)}: {evidence}" for evidence, told in limits.items())
+
+
+def _limit(check: Check, metric: str) -> str:
     if check.rule == "minimum":
         side = "at least" if find_metric(metric).higher else "at most"
-        return f"{metric} must be {side} {_number(metric, check.limit)}: {check.evidence}"
-    limit = {
+        return f"{metric} must be {side} {_number(metric, check.limit)}"
+    return {
         "max_loss": f"{metric} may lose {check.limit:.2%}",
         "max_p99": f"p99 may be {check.limit * 1000:.3g} ms",
         "max_size": f"the size may be {check.limit:,.0f} bytes",
         "max_cost": f"1,000 rows may take {check.limit:.3g} processor seconds",
     }[check.rule]
-    return f"{limit}: {check.evidence}"

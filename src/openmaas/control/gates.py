@@ -341,7 +341,7 @@ def _refusal(wish: Wish, rules: Rules, failed: Sequence[Check]) -> Refused:
     model = wish.model.name
     version = f"{model}:{wish.version.number}"
     label = target_label(model, wish.target, wish.name)
-    said = "; ".join(in_words(one, rules.metric) for one in failed)
+    said = in_words(failed, rules.metric)
     measure = next((one.next_step for one in failed if one.next_step), "")
     option = wish.name if wish.target == "alias" else f"--deployment {wish.name}"
     look = f"openmaas gate check {version} {option} shows each rule; --force --reason TEXT moves it all the same."

@@ -235,6 +235,35 @@ def test_deploying_what_an_alias_stands_at_by_another_engine_asks_its_gate(world
     assert [outcome for outcome, *_ in world.outcomes()] == ["passed", "refused", "refused", "passed", "forced"]
 
 
+def test_alias_and_deployment_that_move_at_once_are_not_both_let_through(world: World) -> None:
+    """Whichever is first, the other is asked about the engine that nobody evaluated."""
+    world.evaluate("digits:2", 50)
+    world.engines.engine = "openvino"
+    start, through = threading.Barrier(2), []
+
+    def work(action: Any) -> None:
+        start.wait()
+        try:
+            action()
+            through.append(True)
+        except Refused:
+            pass
+
+    actions = (lambda: world.move(2), lambda: world.deploy("digits:2", name="shop"))
+    threads = [threading.Thread(target=work, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert through == [True]
+
+
+def test_what_several_rules_lack_is_said_once(world: World) -> None:
+    world.set(max_loss=0.02, max_size=1000)
+    limits = "accuracy may lose 2.00%, the size may be 1,000 bytes"
+    assert world.refused(3).message.endswith(f"{limits}: not measured: digits:3 was never evaluated on digits-test:1.")
+
+
 # ── by names that come and go ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -318,10 +347,12 @@ def test_a_dataset_pushed_again_is_another_version(world: World) -> None:
 def test_evaluations_that_come_while_aliases_move_are_before_or_after(world: World) -> None:
     """Whatever was decided is what the rows of its moment say, and no alias stands where its last decision forbade it."""
     world.evaluate("digits:2", 50)
-    stop, errors = threading.Event(), []
+    errors: list[BaseException] = []
+    start = threading.Barrier(4)
 
     def work(action: Any) -> None:
-        while not stop.is_set():
+        start.wait()
+        for _ in range(5):
             try:
                 action()
             except Refused:
@@ -338,15 +369,13 @@ def test_evaluations_that_come_while_aliases_move_are_before_or_after(world: Wor
     threads = [threading.Thread(target=work, args=(action,)) for action in actions]
     for thread in threads:
         thread.start()
-    stop.wait(0.5)
-    stop.set()
     for thread in threads:
         thread.join()
     assert errors == []
     with world.database.read() as session:
         decided = session.scalars(select(GateDecisionRow).order_by(GateDecisionRow.id)).all()
         moves = session.scalars(select(AliasMoveRow).order_by(AliasMoveRow.id)).all()[1:]
-    assert len(decided) > 1
+    assert decided
     assert [row.number for row in decided if row.outcome == "passed"] == [move.number for move in moves], "a row for each move"
     for row in decided:
         checks = msgspec.json.decode(row.checks)

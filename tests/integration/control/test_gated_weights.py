@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from openmaas.control.jobs import JobService
+from openmaas.control.measurements import MeasurementService
 from openmaas.core.errors import Refused
 from openmaas.core.evaluations import Evaluation
 from openmaas.core.manifest import Manifest
@@ -80,6 +82,24 @@ async def test_a_variant_that_nobody_evaluated_fails_the_revision_with_the_evide
     world.evaluate(2, 2.001)
     assert world.deploy(weights="int8").version == 2
     assert [one.outcome for one in world.decisions()] == ["passed", "refused"]
+
+
+async def test_a_gate_that_was_set_meanwhile_is_asked_after_a_restart(world: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control is killed between the end of the job and what follows."""
+    world.gates.remove("writer", "deployment", "writer", actor="ada")
+    world.deploy(weights="int8")
+    world.gates.set("writer", "deployment", "writer", GateRequest(max_loss=0.05), actor="ada")
+    monkeypatch.setattr(world.engines, "settle", lambda: None)
+    await world.convert_to("int8")
+    assert world.now().measuring is not None
+    assert world.decisions() == []
+    jobs = JobService(world._settings, world.database, world.fleet, world.keys, world.hub.publish)
+    again = MeasurementService(world._settings, world.database, jobs, world.hub.publish, lambda: HERE, world._ways)
+    again.settle()
+    now = world.now()
+    assert now.cause is not None
+    assert (now.state, now.cause.code) == ("failed", "gate_refused")
+    assert [(one.outcome, one.number) for one in world.decisions()] == [("refused", 2)]
 
 
 async def test_a_variant_that_lost_too_much_does_not_serve(world: Gated) -> None:

@@ -117,7 +117,7 @@ def test_what_is_left_open_is_chosen_and_said(gated: World) -> None:
     notes = gated.gates.set("digits", "alias", "candidate", GateRequest(max_loss=0.01), actor="ada").notes
     assert "digits-test:1" in notes[0]
     assert "digits:4, the newest version" in notes[1]
-    assert "openmaas evaluate digits:4 --data digits-test:1" in notes[2]
+    assert "openmaas evaluate digits:4 --data digits-test:1" in notes[-1]
 
 
 def test_what_a_job_made_is_not_chosen_as_the_baseline(gated: World) -> None:
