@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, cast
 
 import msgspec
@@ -24,6 +28,8 @@ from openmaas.tasks.optimization.passes import find_pass
 _PREFERRED: Final = ("onnx", "openvino")
 _PACKED_AT_ONCE: Final = 4 << 20
 """Bytes of a file that is packed in a second or two."""
+_SOON: Final = 0.01  # seconds
+_AGAIN: Final = 1.0  # seconds after which a step that went on all the same is told again that its time is over
 
 
 class OutOfTime(Cancelled):
@@ -34,7 +40,7 @@ class Runner:
     """Runs recipes on one version. What equal first steps made is kept, so that a longer recipe goes on from there.
 
     inputs: the sample's rows. answering: where teachers and pieces answer. deadline: on time.monotonic's clock, after which a
-    step that tells its progress is ended by OutOfTime.
+    step is ended by OutOfTime.
     """
 
     def __init__(
@@ -139,7 +145,8 @@ class Runner:
         )
         start = time.monotonic()
         try:
-            made = find_pass(step).run(piece, step, bench)
+            with ended_at(self.deadline):
+                made = find_pass(step).run(piece, step, bench)
             check_made(made)
             given = self._answering.once(target_of(made), made.folder, self._inputs)
             check_piece(made, given, {} if changes_signature(step) else self.expected())
@@ -177,11 +184,47 @@ class WithinStep:
     def progress(self, stage: str, done: float = 0.0, total: float = 0.0) -> None:
         deadline = self._deadline()
         if deadline is not None and time.monotonic() > deadline:
-            raise OutOfTime("The time of the search was over.", code="out_of_time")
+            raise _over()
         self._job.progress(f"{self._name}: {stage}", done, total)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._job, name)
+
+
+@contextmanager
+def ended_at(deadline: float | None) -> Iterator[None]:
+    """Raise OutOfTime in the block when the time is over, wherever its Python code then is: libraries tell no progress.
+    deadline: on time.monotonic's clock. Without effect outside of the main thread, where no signal arrives."""
+    if deadline is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over = False
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        nonlocal over
+        over = True
+        raise _over()
+
+    start = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, end)
+    left, again = signal.setitimer(signal.ITIMER_REAL, max(_SOON, deadline - start), _AGAIN)
+    try:
+        yield
+    except Exception:
+        if over:  # whatever a library made of it
+            raise _over() from None
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(_SOON, left - (time.monotonic() - start)), again)
+    if over:  # and a library took it for a failure of its own
+        raise _over()
+
+
+def _over() -> OutOfTime:
+    return OutOfTime("The time of the search was over.", code="out_of_time")
 
 
 # ── before the first step ────────────────────────────────────────────────────────────────────────────────────────────

@@ -20,7 +20,7 @@ from openmaas.core.types import Signature, TensorSpec
 from openmaas.tasks.examples import Examples
 from openmaas.tasks.optimization import runner
 from openmaas.tasks.optimization.base import Arrays, Bench, Piece
-from openmaas.tasks.optimization.runner import OutOfTime, Runner
+from openmaas.tasks.optimization.runner import OutOfTime, Runner, ended_at
 
 INPUTS = {"x": np.ones((4, 3), np.float32)}
 ANSWER = {"y": np.ones((4, 2), np.float32)}
@@ -214,6 +214,23 @@ def test_a_step_is_ended_when_its_time_is_over(tmp_path: Path, passes: dict[str,
         made.run(recipe(Prune()))
     made.deadline = None
     made.run(recipe(Prune()))
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_step_that_tells_nothing_is_ended_too(swallowed: bool) -> None:
+    start = time.monotonic()
+    with pytest.raises(OutOfTime), ended_at(start + 0.05):
+        try:
+            while time.monotonic() < start + 60:
+                pass
+        except OutOfTime:
+            if not swallowed:
+                raise
+    assert time.monotonic() - start < 50
+    with ended_at(time.monotonic() + 60):
+        pass
+    with pytest.raises(ZeroDivisionError), ended_at(time.monotonic() + 60):
+        raise ZeroDivisionError
 
 
 def test_a_draft_of_a_large_file_is_not_packed_until_it_is_asked_for(
