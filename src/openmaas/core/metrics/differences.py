@@ -130,7 +130,7 @@ def _of_numbers(worse: Array, unseen: float, gained: Statistic, value: float, se
     worse: of each row, as `_worse`. unseen: what is lost if the rows that may not have been seen are like the worst one.
     """
     rows, share = len(worse), unseen_share(len(worse))
-    unseen *= max(0.0, 1 - _effective(worse) / _FEW)
+    unseen *= max(0.0, 1 - _effective(worse) / min(_FEW, rows / 2))
 
     def reach(places: Array, side: int) -> float:
         """What the unseen share of rows takes (side -1) or brings (1), if they change as much as may be."""
@@ -172,15 +172,18 @@ def _bonett_price(before: Answered, after: Answered) -> tuple[float, float]:
 
 
 def _unseen_difference(metric: Metric, columns: Sequence[Array], *, relative: bool) -> float:
-    """What may have changed although no row shows it: as if the unseen share of rows were like the worst that was seen."""
+    """What may have changed although no row shows it: as if the unseen share of rows were like the worst that was seen.
+
+    Where none is worse than the others, they are lost for a metric up to 1, and for an error are twice as bad.
+    """
     truth, before, after = columns
     rows, share = len(truth), unseen_share(len(truth))
     answers = max(before, after, key=lambda one: float(metric.badness(truth, one).max()))
-    statistic, weights = metric.prepare(truth, answers), np.ones(rows)
+    statistic, weights, badness = metric.prepare(truth, answers), np.ones(rows), metric.badness(truth, answers)
     value = once(statistic, weights)
     weights *= 1 - share
-    weights[int(metric.badness(truth, answers).argmax())] += share * rows
-    changed = once(statistic, weights)
-    gap = abs(changed - value) if math.isfinite(changed) else share
-    gap = max(gap, share if metric.share else share * value)
+    weights[int(badness.argmax())] += share * rows
+    gap = abs(once(statistic, weights) - value)
+    if not math.isfinite(gap) or np.ptp(badness) <= 1e-9 * np.abs(badness).max():
+        gap = share if metric.share else share * value
     return (gap / value if value else share) if relative else gap
