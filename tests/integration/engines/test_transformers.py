@@ -271,6 +271,11 @@ def test_numbers_that_are_not_finite_fail_their_request_and_no_other(together: b
     run.admit(request(9, [spoiled] * 100), request(10, prompts[0]))
     run.until([9, 10])
     assert "finite" in str(run.errors[9]) and run.tokens[10] == expected[0]
+    run.admit(request(11, [*prompts[1][:-1], spoiled], salt="kept"))
+    run.until([11])
+    run.admit(request(12, prompts[1], salt="kept"))
+    run.until([12])
+    assert 11 in run.errors and run.tokens[12] == expected[1]
     while schedule._prefixes.forget():
         pass
     assert run.all(*(request(number, prompt) for number, prompt in enumerate(prompts))) == expected

@@ -114,6 +114,8 @@ class PagedMemory(Memory):
             for pair in self.store.layers.values():
                 for store in pair:
                     store[self.pages[:count]] = store[other.pages[:count]]
+                    if length % PAGE:
+                        store[self.pages[count - 1], :, length % PAGE :] = 0  # as `clean` has it
         self.length = length
 
     def free(self) -> None:

@@ -152,6 +152,7 @@ class Schedule:
         request = sequence.request
         cached = sequence.cached if len(sequence.tokens) == len(request.prompt) else -1
         if token < 0:
+            sequence.memory.free()  # what it holds is no good beginning for another
             self._end(sequence)
             error = EngineFailed("The model's logits are not finite numbers.")
             return Progress(id=request.id, tokens=[], error=error, cached=cached)
