@@ -19,12 +19,7 @@ import pytest
 from openmaas.bootstrap import running_server, start_detached, stop_server
 from openmaas.core.errors import Conflict, OpenMaaSError
 from openmaas.core.settings import Settings
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 @pytest.fixture

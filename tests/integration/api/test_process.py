@@ -17,6 +17,7 @@ import pytest
 
 from tests.integration.api.test_routes import begin_body
 from tests.integration.registry import digest
+from tests.ports import free_port
 
 
 class Control:
@@ -40,12 +41,6 @@ class Control:
         with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(f"{head}\r\nhost: x\r\nx-api-key: {self.key}\r\n\r\n".encode())
             yield connection
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

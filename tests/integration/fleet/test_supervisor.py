@@ -23,18 +23,13 @@ from openmaas.fleet.environment import child_environment
 from openmaas.fleet.home import Running, read_note
 from openmaas.fleet.process import Launch
 from openmaas.fleet.supervisor import Supervisor
+from tests.ports import free_port
 
 SERVICE = Path(__file__).parent / "service.py"
 MANIFEST = Manifest(format="dummy", engine="dummy", entry="", signature=Signature(inputs=(), outputs=()), files=())
 REPLICA = ReplicaSpec(
     id="digits-1-0", deployment="digits", revision=1, project="default", model="digits", version=1, digest="", manifest=MANIFEST
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Scripts:

@@ -30,6 +30,7 @@ from openmaas.core.manifest import Manifest
 from openmaas.core.processing import Padding
 from openmaas.core.settings import variable
 from openmaas.core.types import Signature, TensorSpec
+from tests.ports import free_port
 
 _GATEWAY = """
 import uvloop
@@ -61,12 +62,6 @@ WORDS = Signature(
     inputs=(TensorSpec(name="text", datatype="BYTES", shape=(-1,)),),
     outputs=(TensorSpec(name="label", datatype="BYTES", shape=(-1,)),),
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def infer_body(*rows: list[float]) -> bytes:
