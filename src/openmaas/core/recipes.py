@@ -112,7 +112,8 @@ class Quantize(Pass, frozen=True, kw_only=True):
     method: dynamic (int8; activations scaled at each call), static (int8; activations scaled by calibration), weights (weight-
     only, 8 or 4 bits, in groups), affine (min-max of the weights to 2 to 8 bits, computed in float). calibration: of static;
     random is a made-up range, the baseline that shows why data matters. percentile: of calibration percentile. samples: rows
-    that calibrate. rounding: of affine. group: weights that share a scale in method weights; 0 is a whole channel.
+    that calibrate. rounding: of affine; tables: its bits for tables that rows are looked up in, which often do with fewer than
+    layers that compute, and 0 is as many. group: weights that share a scale in method weights; 0 is a whole channel.
     inputs_group: of openvino's weights, how many inputs of a layer share a scale when it is computed in int8: more is faster
     and less exact; 0 is OpenVINO's own choice. smooth: how far (0 to 1) large inputs of linear layers are moved into the
     weights first, found on the data (SmoothQuant's α; 0.5 to 0.7 helps encoders); 0 is not at all. exclude: nodes that stay in
@@ -128,6 +129,7 @@ class Quantize(Pass, frozen=True, kw_only=True):
     percentile: float = 99.99
     samples: int = 256
     bits: int = 8
+    tables: int = 0
     rounding: Literal["nearest", "stochastic"] = "nearest"
     per_channel: bool = True
     symmetric: bool = False
@@ -153,6 +155,10 @@ class Quantize(Pass, frozen=True, kw_only=True):
             raise ValueError(f"method {self.method} has 8 bits, not {self.bits}; method affine takes 2 to 8")
         if self.method == "weights" and self.bits not in (4, 8):
             raise ValueError(f"method weights has 4 or 8 bits, not {self.bits}; method affine takes 2 to 8")
+        if self.tables:
+            _within("tables", self.tables, 2, 8)
+            if self.method != "affine":
+                raise ValueError(f"tables belongs to method affine, not to {self.method}")
         _within("inputs_group", self.inputs_group, 0, 4096)
         _within("smooth", self.smooth, 0, 1)
         if self.smooth and self.tool == "onnxruntime" and self.method not in ("dynamic", "static"):

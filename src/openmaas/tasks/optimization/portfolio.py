@@ -164,6 +164,9 @@ def _small(made: _Made, traits: Traits) -> None:
     if traits.parameters > _MANY:  # scales of small groups are little beside so many weights, and save what 4 bits lose
         _weights(made, traits, 4, only="onnxruntime")
     _affine(made, 4)
+    if traits.mask:
+        for bits in (5, 4):
+            made.add("affine tables", Quantize(method="affine", bits=bits, tables=bits - 1))
     if trains:
         _distilled(made, traits, [_affine_of(bits) for bits in (8, 5, 4, 3)])
     _affine(made, 6, 5, 3)
@@ -207,6 +210,11 @@ def _quick(made: _Made, traits: Traits) -> None:
 def epochs_for(rows: int) -> int:
     """As many as give training its share of row visits."""
     return max(_EPOCHS[0], min(_EPOCHS[1], round(_ROW_VISITS / max(1, rows))))
+
+
+def distilled_epochs(rows: int) -> int:
+    """A teacher's answers are not learnt by heart as soon as labels are, and a small student needs them for longer."""
+    return round(_PATIENCE * epochs_for(rows))
 
 
 class _Made:
@@ -288,8 +296,7 @@ def _static_steps(traits: Traits) -> list[Quantize]:
 
 def _distilled(made: _Made, traits: Traits, followers: Sequence[Quantize]) -> None:
     """Copies with ever fewer channels as long as they are good enough; where the first is not, one with more."""
-    epochs = round(_PATIENCE * epochs_for(traits.training))
-    # A teacher's answers are not learnt by heart as soon as labels are, and a small student needs them for longer.
+    epochs = distilled_epochs(traits.training)
     mix = 0.9 if traits.labels else 1.0
     knob = Knob(step=0, field="shrink", least=-0.9, most=-0.03, reverse=True)
 

@@ -76,6 +76,20 @@ def test_rows_of_a_table_are_looked_up_as_codes(tmp_path: Path, bits: int, opset
     assert made.facts["quantize"]["bytes"][0] / made.facts["quantize"]["bytes"][1] > (3 if bits == 8 else 5)
 
 
+@pytest.mark.parametrize(("bits", "tables"), [(5, 4), (4, 5)])
+def test_tables_have_bits_of_their_own_even_where_a_layer_computes_with_one(tmp_path: Path, bits: int, tables: int) -> None:
+    nodes = [
+        helper.make_node("Gather", ["w", "x"], ["rows"], name="table"),
+        helper.make_node("MatMul", ["rows", "w"], ["y"], name="layer"),
+    ]
+    before = piece(tmp_path / "m", nodes, {"w": weights(64, 64)}, (3,), kind=TensorProto.INT64, opset=21, rank=3)
+    made = run(before, tmp_path / "bench", method="affine", bits=bits, tables=tables)
+    assert f"{bits} bits ({tables} of tables)" in made.notes[0]
+    assert made.facts["quantize"]["layers"] == 2 and made.facts["quantize"]["least_cosine"] > 0.98
+    with pytest.raises(ValueError, match="tables belongs to method affine"):
+        Quantize(method="weights", tables=4).check()
+
+
 @pytest.mark.parametrize("group", [0, 16])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_weights_only_keeps_matmul_for_the_engines_kernels(tmp_path: Path, group: int, bits: int) -> None:

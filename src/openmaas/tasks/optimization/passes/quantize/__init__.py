@@ -139,4 +139,5 @@ def _scheme(parameters: Quantize) -> str:
     kind = "symmetric" if parameters.symmetric else "min-max"
     if parameters.method == "weights" and parameters.group:
         each = f"{parameters.group} weights"
-    return f"{parameters.bits} bits {kind}, a scale for {each}, rounded {parameters.rounding}"
+    tables = f" ({parameters.tables} of tables)" if parameters.tables else ""
+    return f"{parameters.bits} bits{tables} {kind}, a scale for {each}, rounded {parameters.rounding}"

@@ -18,7 +18,8 @@ OPS: Final = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "LS
 
 def prepared(model: Any, parameters: Quantize) -> Any:
     """The model in an operator set that can hold what the method writes."""
-    return with_nibbles(model) if parameters.bits <= 4 or parameters.group else model
+    fewest = min(parameters.bits, parameters.tables or parameters.bits)
+    return with_nibbles(model) if fewest <= 4 or parameters.group else model
 
 
 def store(model: Any, layers: Sequence[Layer], parameters: Quantize, seed: int) -> Any:
@@ -26,26 +27,27 @@ def store(model: Any, layers: Sequence[Layer], parameters: Quantize, seed: int) 
     random = np.random.default_rng(seed) if parameters.rounding == "stochastic" else None
     wanted = {layer.name: layer for layer in layers}
     tensors, store_ = constants(model), Store(model)
-    made: dict[str, Codes] = {}
+    made: dict[tuple[str, int], Codes] = {}
     for node in list(model.graph.node):
+        bits = parameters.tables if node.op_type == "Gather" and parameters.tables else parameters.bits
         for weight, channel in wanted[node.name].weights if node.name in wanted else ():
             array, place = array_of(tensors[weight]), list(node.input).index(weight)
             group = _group(array.shape, node.op_type, parameters) if store_.nibbles else 0
             if group:
                 axis = array.ndim - 2 if node.op_type == "MatMul" else 1
-                codes = quantise_groups(array, parameters.bits, axis, group, parameters.symmetric)
-                store_.compact(node, place, codes, parameters.bits, axis, group)
+                codes = quantise_groups(array, bits, axis, group, parameters.symmetric)
+                store_.compact(node, place, codes, bits, axis, group)
                 continue
-            if weight not in made:
+            if (weight, bits) not in made:
                 axes = shared_axes(array.shape, channel, parameters.per_channel)
-                made[weight] = quantise(array, parameters.bits, axes, parameters.symmetric, random)
-            codes, datatype = made[weight], tensors[weight].data_type
+                made[weight, bits] = quantise(array, bits, axes, parameters.symmetric, random)
+            codes, datatype = made[weight, bits], tensors[weight].data_type
             if node.op_type == "Gather":
-                store_.gathered(node, codes, parameters.bits, datatype)
+                store_.gathered(node, codes, bits, datatype)
             elif parameters.method == "weights" and node.op_type == "MatMul" and datatype == 1:
-                store_.compact(node, place, codes, parameters.bits, channel)
+                store_.compact(node, place, codes, bits, channel)
             else:
-                store_.restored(node, place, codes, parameters.bits, datatype)
+                store_.restored(node, place, codes, bits, datatype)
     store_.finish()
     return model
 
