@@ -38,8 +38,8 @@ FOR_JOBS = {
     "GET /models/{name}", "GET /models/{name}/versions", "GET /versions/{reference}", "GET /versions/{reference}/lineage",
     "GET /versions/{reference}/evaluations", "GET /versions/{reference}/files/{path:path}", "GET /datasets/{name}/versions",
     "GET /dataset-versions/{reference}", "GET /dataset-versions/{reference}/files/{path:path}", "POST /uploads",
-    "GET /uploads/{upload}", "PUT /uploads/{upload}/files/{sha256}", "POST /uploads/{upload}/complete",
-    "POST /jobs/{job}/report",
+    "GET /uploads/{upload}", "PUT /uploads/{upload}/files", "PUT /uploads/{upload}/files/{sha256}",
+    "POST /uploads/{upload}/complete", "POST /jobs/{job}/report",
 }  # fmt: skip
 """The whole list of what the process of a job may do. A line more here is a decision."""
 

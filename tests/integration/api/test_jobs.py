@@ -29,6 +29,7 @@ OPEN_TO_JOBS = {
     ("GET", "/api/v1/dataset-versions/{reference}/files/{path:path}"),
     ("POST", "/api/v1/uploads"),
     ("GET", "/api/v1/uploads/{upload}"),
+    ("PUT", "/api/v1/uploads/{upload}/files"),
     ("PUT", "/api/v1/uploads/{upload}/files/{sha256}"),
     ("POST", "/api/v1/uploads/{upload}/complete"),
     ("POST", "/api/v1/jobs/{job}/report"),

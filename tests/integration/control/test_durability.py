@@ -122,6 +122,6 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     script = f'mount -t tmpfs -o size=2800k tmpfs "{home}" && exec "$0" -c "$1" "{home}"'
     ran = subprocess.run(
         ["unshare", "-Urm", "sh", "-c", script, sys.executable, FULL],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=ROOT, capture_output=True, text=True, timeout=240, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     assert ran.stdout.strip() == "done", ran.stderr
