@@ -157,6 +157,11 @@ def test_rm_asks(transport: FakeTransport, capsys: pytest.CaptureFixture[str]) -
     assert transport.seen[-1].parts[2:] == ("dataset-versions", "pets:2")
 
 
+def test_rm_is_forced_with_a_reason(transport: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "rm", "pets:2", "--yes", "--force", "--reason", "Its owner asked for it")[0] == 0
+    assert dict(transport.seen[-1].query) == {"force": "true", "reason": "Its owner asked for it"}
+
+
 @pytest.mark.usefixtures("transport")
 def test_one_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "show", "none")

@@ -50,7 +50,8 @@ LINEAGE = {
                       "at": NOW}),
         node(4, parent="digits:2", recipe="distil", dominated=True, baseline="digits:2",
              loss={"value": 0.05, "low": 0.03, "high": 0.07},
-             links=[{"role": "teacher", "version": "digits:1", "deleted": True}]),
+             links=[{"role": "teacher", "version": "digits:1", "deleted": True},
+                    {"role": "data", "version": "digits-train:1", "deleted": True, "note": "by ada: the law"}]),
     ],
 }  # fmt: skip
 
@@ -166,7 +167,8 @@ def test_lineage_is_a_tree(gates: Terminal) -> None:
     assert any("50.0 kB (2.0× smaller) · accuracy 97.00% (96.00% – 98.00%) on digits-test:1" in line for line in lines)
     assert "    └── ○ digits:4  dominated" in lines
     assert any("5.00% lost against digits:2 (at most 7.00%)" in line for line in lines)
-    assert lines[-1] == "        └── ┄┄ teacher digits:1  deleted"
+    assert lines[-2] == "        ├── ┄┄ teacher digits:1  deleted"
+    assert lines[-1] == "        └── ┄┄ data digits-train:1  deleted by ada: the law"
     assert "seed 7" in gates("lineage", "digits:2", "--full")[1]
     assert msgspec.json.decode(gates("lineage", "digits:2", "--json")[1])["nodes"][2]["dominated"] is True
 
