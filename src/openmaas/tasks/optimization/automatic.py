@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from openmaas.tasks.optimization.answering import Answering, plain_choice, targe
 from openmaas.tasks.optimization.base import Piece
 from openmaas.tasks.optimization.ground import Ground, Measured, chosen_engine, measure, renamed, tolerant, unlabelled
 from openmaas.tasks.optimization.looking import look, quickest
-from openmaas.tasks.optimization.portfolio import Candidate, Traits, portfolio, traits_of
+from openmaas.tasks.optimization.portfolio import Candidate, Traits, distilled_epochs, portfolio, traits_of
 from openmaas.tasks.optimization.quality import HELD_OUT, Judge, split
 from openmaas.tasks.optimization.recommending import recommend_in_order
 from openmaas.tasks.optimization.results import result_of
@@ -49,6 +49,7 @@ _TRAINING: Final = 6.0  # times that a row costs in training what it costs in a 
 _FIRST: Final = 1.0  # seconds that a pass without training takes besides loading what it made and asking it, until it is known
 _PARAMETERS: Final = 1e7  # that it changes in a second
 _ESTIMATED: Final = 2.0  # seconds in which a packed file's size is estimated
+_AGAIN: Final = 0.2  # share of the time, that training a finalist once more may be reckoned with
 _PACKED: Final = 6e6  # bytes of the parent, for which a second of packing is reckoned with: its weights will have fewer bits
 _ENGINES: Final = 2.4  # that a variant is timed by before the finals, and what else that takes
 _MOST_CHOOSING: Final = 20.0
@@ -86,7 +87,10 @@ def search(ground: Ground, answering: Answering, spent: float = 0.0) -> dict[str
         found = Search(bench, arguments.target, arguments.max_loss, arguments.seconds, tell=job.progress, start=start)
         found.run(candidates)
         finalists = found.finalists(found.proved)
-        order = [bench.name(one) for one in sorted(finalists, key=found.cost)]
+        ordered = sorted(finalists, key=found.cost)
+        if ground.evaluation is not None:
+            bench.train_again(finalists, deadline)
+        order = [bench.name(one) for one in ordered]
         variants = bench.variants(finalists, deadline)
         least, most = _TIMING
         timing = max(least, min(most, deadline - time.monotonic() - bench.entering_seconds(len(variants))))
@@ -96,7 +100,9 @@ def search(ground: Ground, answering: Answering, spent: float = 0.0) -> dict[str
     measured = replace(measured, comparison=comparison)
     for one in finalists:
         one.reason = one.reason or _why_not(ground, measured, bench.name(one))
-    measured, made = _registered(ground, measured, variants, HELD_OUT if apart else 0.0)
+    measured, made = _registered(
+        ground, measured, variants, lambda name: HELD_OUT if apart and name not in bench.whole else 0.0
+    )
     names = {name: one.reference for name, one in made.items()}
     measured = _with_tried(measured, found.trials, bench, names, apart)
     comparison = measured.comparison
@@ -127,6 +133,9 @@ class _Bench:
         self._watched = Watched(job)
         watched = cast(Job, self._watched)
         self._runner = Runner(watched, arguments.version, ground.manifest, ground.folder, ground.inputs, fitted, answering)
+        self._again = Runner(
+            watched, arguments.version, ground.manifest, ground.folder, ground.inputs, ground.training, answering
+        )
         self._parent = serving_choice(job, arguments.version, ground.manifest)
         start = time.monotonic()
         outputs = answers_of(job, ground.manifest, ground.folder, self._parent, held)
@@ -143,10 +152,13 @@ class _Bench:
         self._examining_seconds = _EXAMINED * self._answering_seconds
         self._pieces: dict[int, tuple[Candidate, Piece]] = {}
         guessed = loaded_size(ground.manifest, ground.folder, self._parent) / _PACKED if arguments.target == "size" else 0.0
+        self._training_again = self._reserved_for_training() if ground.evaluation is not None else 0.0
         self._packing = [guessed]
         """Seconds that packing a finalist takes: a guess, then what each draft would take."""
         self._rates: dict[str, float] = {}
         """Seconds that a pass takes, by its name: of a row and epoch where it trains."""
+        self.whole: set[str] = set()
+        """Names of those that were trained again on all rows."""
         self.choices: dict[str, EngineChoice] = {}
         """How finalists are run, by their names."""
 
@@ -217,12 +229,50 @@ class _Bench:
 
     def proving_seconds(self, finalists: int) -> float:
         each = self._examining_seconds + statistics.median(self._packing)
-        return finalists * each + self.entering_seconds(finalists) + _TIMING[0] + 1.5 * finalists
+        return finalists * each + self.entering_seconds(finalists) + _TIMING[0] + 1.5 * finalists + self._training_again
+
+    def _reserved_for_training(self) -> float:
+        """That one copy will take that is distilled once more, unless it is much of all the time."""
+        whole = self._ground.training
+        if whole is None or not self._rows or "torch" not in self._traits.tools or self._traits.trees:
+            return 0.0
+        expected = self._row * _TRAINING * whole.rows * distilled_epochs(self._rows)
+        return expected if expected <= _AGAIN * self._ground.arguments.seconds else 0.0
 
     def entering_seconds(self, finalists: int) -> float:
         """Of measuring and registering so many, besides timing them."""
         registered = min(finalists, MOST_REGISTERED)
         return self._answering_seconds * (_COMPARED + finalists * _ENTERED + registered * _REGISTERED)
+
+    def train_again(self, trials: Sequence[Trial], deadline: float) -> None:
+        """What was trained, once more with the rows that it was chosen by too, the first first, as far as there is time: so its
+        recipe makes it again. Where that fails, it stays as it is."""
+        ground, whole = self._ground, self._ground.training
+        for trial in trials:
+            recipe = trial.candidate.recipe
+            if whole is None or not any(isinstance(step, Training) and step.epochs for step in recipe.steps):
+                continue
+            more = whole.rows / max(1, self._rows)
+            until = deadline - self.proving_seconds(len(trials)) + self._training_again
+            if time.monotonic() + more * sum(self._expected(step) for step in self._again.steps_left(recipe)) > until:
+                continue
+            ground.job.progress(f"training with all rows: {trial.label}")
+            self._again.deadline = self._watched.deadline = until
+            try:
+                piece = self._again.draft(recipe)
+            except OutOfTime:
+                continue
+            except Cancelled:
+                raise
+            except OpenMaaSError as error:
+                ground.job.log(f"{trial.label} stays as it is: {error.message}")
+                continue
+            finally:
+                self._again.deadline = self._watched.deadline = None
+            trial.made, trial.size = piece, self.size(piece)
+            self._pieces[id(piece)] = (trial.candidate, piece)
+            self.whole.add(self.name(trial))
+        self._training_again = 0.0
 
     def variants(self, trials: Sequence[Trial], deadline: float) -> list[Variant]:
         """Packed, examined, and their engines found, as many of the first as there is time for; one that a push would refuse is
@@ -239,7 +289,7 @@ class _Bench:
                 trial.reason = "No time was left to examine it."
                 continue
             try:
-                self._runner.deadline = deadline if found else None
+                self._runner.deadline = self._again.deadline = deadline if found else None
                 found += self._examined_of(trial, found, len(trials) - number, deadline)
             except OutOfTime as error:
                 trial.reason = error.message
@@ -257,7 +307,8 @@ class _Bench:
         start = time.monotonic()
         piece = trial.made
         if piece.unpacked is not None:
-            piece = self._runner.run(trial.candidate.recipe)
+            runner = self._again if self.name(trial) in self.whole else self._runner
+            piece = runner.run(trial.candidate.recipe)
             trial.size = self.size(piece)
         ground.job.progress(f"examining {trial.label}")
         made = build(
@@ -351,9 +402,10 @@ def _kind(step: Pass) -> str:
 
 
 def _registered(
-    ground: Ground, measured: Measured, variants: Sequence[Variant], held_out: float
+    ground: Ground, measured: Measured, variants: Sequence[Variant], held_out: Callable[[str], float]
 ) -> tuple[Measured, dict[str, Registered]]:
-    """References of what was registered, by the names before: what is on the front within the loss, and the recommended one."""
+    """References of what was registered, by the names before: what is on the front within the loss, and the recommended one.
+    held_out: share of the training set that nothing of a variant was trained on, by its name."""
     job, arguments = ground.job, ground.arguments
     comparison = measured.comparison
     made: dict[str, Registered] = {}
@@ -364,7 +416,7 @@ def _registered(
         if entrant is None or not _is_worth_it(entrant, comparison, arguments.max_loss):
             continue
         job.progress(f"registering {variant.recipe.label}")
-        made[variant.name] = register(job, variant, ground.origin(held_out), comparison, entrant)
+        made[variant.name] = register(job, variant, ground.origin(held_out(variant.name)), comparison, entrant)
     return renamed(measured, made), made
 
 
