@@ -25,7 +25,7 @@ from openmaas.core.jobs import GENERATOR_TARGET, OptimizeArguments
 from openmaas.core.manifest import Manifest
 from openmaas.core.metrics import require_metric
 from openmaas.core.pareto import told_loss
-from openmaas.core.recipes import Convert, Recipe
+from openmaas.core.recipes import Convert
 from openmaas.tasks.base import Job
 from openmaas.tasks.candidate import Failed
 from openmaas.tasks.comparison import Contender, compare_contenders
@@ -80,7 +80,7 @@ def optimize_generator(job: Job, arguments: OptimizeArguments, manifest: Manifes
         variants += _made(conversions, nothing_else=not variants)
     with job.alone():
         left = arguments.seconds - (time.monotonic() - start)
-        seconds = min(_TIMING, arguments.seconds) if not arguments.auto else max(5.0, min(_LONGEST_TIMING, left / 2))
+        seconds = min(_TIMING, arguments.seconds) if not _searches(arguments) else max(5.0, min(_LONGEST_TIMING, left / 2))
         measured = _measure(job, arguments, manifest, folder, variants, text, seconds)
     measured = replace(measured, comparison=recommend_by_value(measured.comparison, arguments.max_loss))
     registered = _register(job, arguments, conversions, variants, measured)
@@ -94,9 +94,9 @@ def optimize_generator(job: Job, arguments: OptimizeArguments, manifest: Manifes
 def _wanted(arguments: OptimizeArguments) -> list[str]:
     """Names of weights: of the recipe's one step, or all that a search tries."""
     recipe = arguments.steps
-    if recipe is None or _weights(recipe) == "auto":
+    if recipe is None or _searches(arguments):
         kinds = ["bf16"] if computes_bf16() else []
-        return [*kinds, "int8", "int4", *([f"int4{CALIBRATED}"] if arguments.data and recipe is None else [])]
+        return [*kinds, "int8", "int4", *([f"int4{CALIBRATED}"] if arguments.data else [])]
     step = recipe.steps[0]
     if len(recipe.steps) > 1 or not isinstance(step, Convert) or step.to != GENERATOR_TARGET:
         raise InvalidInput(
@@ -107,10 +107,13 @@ def _wanted(arguments: OptimizeArguments) -> list[str]:
     return [f"{step.weights}{CALIBRATED if step.calibrated else ''}"]
 
 
-def _weights(recipe: Recipe) -> str:
-    step = recipe.steps[0]
-    alone = len(recipe.steps) == 1 and isinstance(step, Convert) and step.to == GENERATOR_TARGET
-    return (step.weights or "auto") if alone and isinstance(step, Convert) else ""
+def _searches(arguments: OptimizeArguments) -> bool:
+    """Whether the best of several is wanted: --auto, or a recipe whose weights are auto."""
+    recipe = arguments.steps
+    if recipe is None:
+        return True
+    step, *others = recipe.steps
+    return not others and isinstance(step, Convert) and step.to == GENERATOR_TARGET and step.weights in ("", "auto")
 
 
 def _told(name: str) -> str:
@@ -266,7 +269,7 @@ def _register(
             continue
         if variant.known is not None:
             found[made.version] = variant.known
-        elif variant.entrant is not None and (not arguments.auto or _is_worth_it(made, comparison, arguments.max_loss)):
+        elif variant.entrant is not None and (not _searches(arguments) or _is_worth_it(made, comparison, arguments.max_loss)):
             told = conversions.register(
                 variant.entrant,
                 made.figures.choice,
@@ -341,7 +344,7 @@ def _result(
     comparison = measured.comparison
     versions = [one.reference for one in registered.values()]
     created = any(one.created for one in registered.values())
-    if not arguments.auto:
+    if not _searches(arguments):
         made = comparison.entrants[1]
         notes = [loss_told(made, comparison)] if made.loss is not None else []
         return result_of(versions[0], created, versions, measured, notes=notes)
