@@ -51,9 +51,9 @@ def starts(server: Server, job: JobInfo) -> int:
     return (server.home / "logs" / "jobs" / f"{job.id}.log").read_text().count("[supervisor] start ")
 
 
-def kill_server(server: Server) -> None:
-    """The supervisor without a word; control and the gateway end with it."""
-    processes = server.processes()
+def kill_server(server: Server, processes: dict[str, int] | None = None) -> None:
+    """The supervisor without a word; control and the gateway end with it. processes: as they are, where time presses."""
+    processes = processes or server.processes()
     os.kill(processes["supervisor"], signal.SIGKILL)
     wait(lambda: not any(alive(pid) for pid in processes.values()), "the server is gone")
 
@@ -199,14 +199,16 @@ def test_control_killed_while_a_result_is_due_gets_it_when_it_is_back(server: Se
 def test_a_killed_supervisor_leaves_its_jobs_to_the_next_one(own_server: Callable[..., Server]) -> None:
     server = own_server(jobs=8)
     client = server.client()
-    going = client.submit_job("dummy", {"seconds": 12.0, "note": "goes on"})
-    brief = client.submit_job("dummy", {"seconds": 1.0, "note": "ends, and tells the next control"})
+    going = client.submit_job("dummy", {"seconds": 20.0, "note": "goes on"})
     doomed = client.submit_job("dummy", {"seconds": 60.0, "note": "is killed meanwhile"})
-    pids = {job.id: working(client, job).pid or 0 for job in (going, brief, doomed)}
-    kill_server(server)
+    pids = {job.id: working(client, job).pid or 0 for job in (going, doomed)}
+    processes = server.processes()
+    brief = client.submit_job("dummy", {"seconds": 4.0, "note": "ends, and tells the next control"})
+    pids[brief.id] = working(client, brief).pid or 0
+    kill_server(server, processes)
     assert all(alive(pid) for pid in pids.values())
     os.kill(pids[doomed.id], signal.SIGKILL)
-    time.sleep(2)
+    time.sleep(4)
     server.up()
     with pytest.raises(JobFailed, match="without a result"):
         client.wait_job(doomed.id, timeout=60)
