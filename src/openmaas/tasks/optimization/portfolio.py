@@ -34,8 +34,9 @@ _CHANNELS: Final = (0.5, 0.7, 0.85)
 _SPARSE: Final = (0.8, 0.9)
 _SHARES: Final = (0.35, 0.25, 0.15)  # of the channels, that smaller copies keep
 _LARGER: Final = 0.5  # where the first of these is too small
-_TREES: Final = (0.5, 0.75, 0.9)
-_GENTLE: Final = 0.25  # for the case that the first of these is too much
+_TREES: Final = (0.75, 0.9, 0.96)
+_FEWER: Final = (0.5, 0.25)  # where the first of these is too much
+_GENTLE: Final = 0.25  # of the channels, where the first of these is too much
 _ROW_VISITS: Final = 40_000
 """Rows times epochs that training in a search is given."""
 
@@ -247,7 +248,9 @@ def _trees(made: _Made) -> None:
     for amount in _TREES:
         last = made.add("trees", Prune(method="trees", amount=amount), knob=knob, after=last)
         first = first or last
-    made.add("trees", Prune(method="trees", amount=_GENTLE), knob=knob, instead=first)
+    last = first
+    for amount in _FEWER:
+        last = made.add("trees", Prune(method="trees", amount=amount), knob=knob, instead=last)
 
 
 def _affine_of(bits: int) -> Quantize:
