@@ -455,6 +455,11 @@ def _with_tried(measured: Measured, trials: Sequence[Trial], bench: _Bench, name
             f"Variants were chosen by {comparison.dataset or 'the sample'}, on which their loss is told too, so that the best "
             "may lose more than it seems: a training set of its own (--data) to choose by tells better."
         )
+    if bench.whole:
+        notes.append(
+            f"{len(bench.whole)} finalists were trained once more with all rows of the training set after they were chosen: "
+            "what was tried tells of them as they were before."
+        )
     if more:
         rows = "rows of the training set that nothing was trained on" if apart else "the rows that variants were chosen by"
         notes.append(
