@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +56,6 @@ class Runner:
         self._answering = answering
         self._expected: Arrays | None = None
         self._made: dict[str, Piece | OpenMaaSError] = {}
-        self._numbers = itertools.count()
         self.deadline: float | None = None
         self.seconds: dict[str, float] = {}
         """That each step took, by its label."""
@@ -133,8 +132,7 @@ class Runner:
         step = recipe.steps[number - 1]
         name = f"step {number} of {len(recipe.steps)}: {step_label(step)}"
         self._job.progress(name, number - 1, len(recipe.steps))
-        folder = self._job.scratch / f"step-{next(self._numbers)}"
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(prefix="step-", dir=self._job.scratch))
         bench = Bench(
             job=cast(Job, WithinStep(self._job, name, lambda: self.deadline)),
             training=self._training,
