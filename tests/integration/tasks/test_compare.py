@@ -19,7 +19,8 @@ from openmaas.tasks.candidate import Failed
 from openmaas.tasks.side_by_side import Subject, best_choice, figures_of, loaded_size, measure_side_by_side
 from tests.integration.tasks.conftest import FakeJob, Registry
 from tests.integration.tasks.test_evaluate import linear
-from tests.unit.tasks.datasets import npz
+from tests.tiny_writer import WORDS, make_writer
+from tests.unit.tasks.datasets import dataset, npz
 
 Jobs = Callable[..., FakeJob]
 WEIGHTS = np.random.default_rng(1).standard_normal((6, 3)).astype(np.float32)
@@ -99,7 +100,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(
     assert not any("timing" in stage or "answering" in stage for stage in work.stages)
     with pytest.raises(InvalidInput, match="rows:1 does not fit wide:1"):
         run(job("compare", version=versions[0], others=[other], data="rows:1"))
-    with pytest.raises(InvalidInput, match="'rmse' is not among"):
+    with pytest.raises(InvalidInput, match="'rmse' is no metric of classification"):
         run(job("compare", version=versions[0], others=versions[1:], data="rows:1", metric="rmse"))
 
 
@@ -143,3 +144,31 @@ def test_the_size_is_of_what_is_loaded(registry: Registry, versions: list[str]) 
     manifest, folder = registry.versions[versions[0]]
     assert len(list(folder.iterdir())) > 1, "the sample is there too"
     assert loaded_size(manifest, folder, manifest.choice) == (folder / "model.onnx").stat().st_size
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_text_generators_are_compared_by_tokens_and_by_what_they_write(registry: Registry, job: Jobs, tmp_path: Path) -> None:
+    folders = [make_writer(tmp_path / f"writer-{seed}", seed=seed) for seed in (0, 1)]
+    one, other = (registry.add("writer", folder) for folder in folders)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "rows.txt").write_text(WORDS * 12)
+    registry.datasets["text:1"] = dataset(tmp_path / "text"), tmp_path / "text"
+    told, evaluations = run(job("compare", version=one, others=[other], data="text:1", seconds=2.0))
+    assert (told.task, told.metric) == ("generation", "perplexity")
+    made = told.entrants[1]
+    assert made.agreement is not None
+    assert made.agreement.top1 is not None
+    assert made.agreement.top1 < 0.5, "their weights are random"
+    assert 0 < made.changed_rows == len(made.changed)
+    assert all(row.preview and row.truth and row.before != row.after for row in made.changed)
+    assert [one.metrics["perplexity"].value > 100 for one in evaluations] == [True, True]
+    alone, evaluations = run(job("compare", version=one, others=[other], seconds=2.0))
+    assert (alone.task, alone.metric, evaluations) == ("generation", "agreement", [])
+    assert alone.entrants[1].metrics["agreement"].value == alone.entrants[1].agreement.top1  # type: ignore[union-attr]
+
+    stranger = registry.add("stranger", make_writer(tmp_path / "stranger", vocabulary=400))
+    refused = job("compare", version=one, others=[stranger], data="text:1", seconds=2.0)
+    with pytest.raises(InvalidInput, match="stranger:1 cuts the text into other tokens than writer:1"):
+        run(refused)
+    assert not any("timing" in stage for stage in refused.stages)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from openmaas.core.errors import InvalidInput
-from openmaas.core.jobs import ConvertArguments, check_arguments, recipe_of, weights_of
+from openmaas.core.jobs import ConvertArguments, check_arguments, conversion_of, recipe_of, weights_of
 
 
 def test_weights_are_a_generator_s() -> None:
@@ -23,6 +23,8 @@ def test_a_recipe_says_the_weights() -> None:
     assert recipe_of("onnx") == '{"convert":{"to":"onnx"}}'
     assert weights_of(recipe_of("openvino-genai", "int4")) == "int4"
     assert weights_of(recipe_of("onnx")) == ""
+    told = recipe_of("openvino-genai", "int4", "text:1", seed=3)
+    assert conversion_of(told) == {"to": "openvino-genai", "weights": "int4", "calibrated": "text:1"} != conversion_of(None)
 
 
 @pytest.mark.parametrize("recipe", [None, "", "by hand", "[1]", '{"convert": 3}', '{"prune": {}}', '{"convert":{"to":3}}'])

@@ -15,6 +15,8 @@ def test_passes_conversions_and_own_words_have_a_label() -> None:
     assert made.recipe is not None
     assert made.details["data"] == "a:1"
     assert read_made('{"convert": {"to": "openvino-genai", "weights": "int8"}}').label == "convert openvino-genai int8"
+    chosen = '{"convert": {"to": "openvino-genai", "weights": "int4", "calibrated": "text:1"}, "seed": 3}'
+    assert read_made(chosen).label == "convert openvino-genai int4 calibrated"
     assert read_made("by hand,\n in a notebook").label == "by hand, in a notebook"
     assert read_made(None).label == ""
     assert len(read_made("word " * 500).label) == 200

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from openmaas.core.evaluations import Estimate, VersionComparison
+from openmaas.core.evaluations import Agreement, Estimate, VersionComparison
 from openmaas.reports import render_html, terminal_plot, words
 from tests.unit.reports.made_up import comparison
 
@@ -55,6 +55,29 @@ def test_the_page_tells_all_of_it(page: str) -> None:
         assert told in seen.text, told
     assert sum(tag == "svg" for tag, _ in seen.tags) == 5  # two fronts, speeds, batches, classes
     assert "nan" not in seen.text.lower().split()
+
+
+def test_text_generators_have_tokens_and_streams_and_tell_what_they_write() -> None:
+    plain = comparison(text="how it goes on")
+    alike = Agreement(rows=4000, top1=0.95)
+    entrants = tuple(msgspec.structs.replace(one, agreement=alike, classes=()) for one in plain.entrants)
+    written = msgspec.structs.replace(plain, task="generation", metric="accuracy", entrants=entrants)
+    seen = Seen(render_html(written))
+    for told in (
+        "tokens/s, at best",
+        "32 streams",
+        "p50, 1 stream",
+        "What they write",
+        "same next token as",
+        "95.00%",
+        "passage",
+    ):
+        assert told in seen.text, told
+    for told in ("rows/s", "batch 32", "same class", "least cosine"):
+        assert told not in seen.text, told
+    drawn = terminal_plot(written)
+    assert drawn is not None
+    assert "p50 at 1 stream" in drawn
 
 
 def test_names_are_text_and_nothing_else() -> None:
