@@ -129,7 +129,7 @@ def test_a_recipe_is_measured_beside_its_parent_by_perplexity(
     parent, made = told.entrants
     assert (parent.version, made.version, made.label) == (source, "writer:2", f"convert {KIND} int4 calibrated")
     assert made.figures.size < parent.figures.size
-    assert [speed.batch for speed in made.figures.speeds] == [1, 8]
+    assert made.figures.speeds[0].batch == 1
     assert made.agreement is not None
     assert made.agreement.top1 is not None
     assert 0.5 < made.agreement.top1 <= 1
