@@ -223,14 +223,11 @@ class _Course:
                 best = figures.best
                 self._job.log(
                     f"{runner.subject.name} by {figures.choice.label} ({figures.choice.threads}): p50 "
-                    f"{figures.speeds[0].p50 * 1e3:.3f} ms, {best.rate:.0f} {self._unit(runner)} {best.batch}"
+                    f"{figures.speeds[0].p50 * 1e3:.3f} ms, {best.rate:.0f} {_rate(runner, best.batch)}"
                 )
                 return figures
         self._job.log(f"{runner.subject.name}: {runner.failed.state}: {runner.failed.cause}")
         return runner.failed
-
-    def _unit(self, runner: _Runner) -> str:
-        return "rows/s at batch" if runner.subject.manifest.generator is None else "tokens/s, streams:"
 
     @contextmanager
     def _guarded(self, runner: _Runner) -> Iterator[None]:
@@ -271,6 +268,12 @@ class _Course:
                     seconds = share if batch == 1 else share / (len(runner.sizes) - 1)
                     with self._guarded(runner):
                         runner.take(batch, number, max(_LEAST_TURN, seconds))
+
+
+def _rate(runner: _Runner, batch: int) -> str:
+    if runner.subject.manifest.generator is None:
+        return f"rows/s at batch {batch}"
+    return f"tokens/s with {batch} {'stream' if batch == 1 else 'streams'}"
 
 
 def _speed(batch: int, times: Sequence[float]) -> Speed:
