@@ -445,10 +445,10 @@ def test_who_may_not_and_what_is_not_there(client: openai.OpenAI, http: httpx.Cl
         with pytest.raises(openai.BadRequestError) as unnamed:
             client.post(f"/{path}", body={}, cast_to=object)
         assert unnamed.value.param == "model"
-        assert httpx.get(f"{server.gateway}/v1/{path}", trust_env=False).status_code == 401
+        assert httpx.get(f"{server.gateway}/v1/{path}", timeout=60, trust_env=False).status_code == 401
         assert http.get(f"/v1/{path}").status_code == 405
     for path in ("generate", "generate_stream"):
-        assert httpx.post(f"{server.gateway}/v2/models/echo/{path}", json={}, trust_env=False).status_code == 401
+        assert httpx.post(f"{server.gateway}/v2/models/echo/{path}", json={}, timeout=60, trust_env=False).status_code == 401
     with pytest.raises(openai.BadRequestError) as wrong:
         client.embeddings.create(model="echo", input="a")
     assert wrong.value.code

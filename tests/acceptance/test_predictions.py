@@ -175,8 +175,8 @@ def test_what_cannot_be_meant_gets_its_reason(
 
 def test_the_route_needs_a_key_and_a_post(ready: Server) -> None:
     url = f"{ready.gateway}/predict/words"
-    assert httpx.post(url, json=["a"], trust_env=False).status_code == 401
-    wrong = httpx.get(url, headers={"x-api-key": ready.key}, trust_env=False)
+    assert httpx.post(url, json=["a"], timeout=60, trust_env=False).status_code == 401
+    wrong = httpx.get(url, headers={"x-api-key": ready.key}, timeout=60, trust_env=False)
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
 
 

@@ -147,7 +147,7 @@ def test_answers_carry_their_id_and_where_the_time_went(server: Server, dummy: C
     assert answer.headers["x-request-id"] == "abc-1"
     timing = dict(part.strip().split(";dur=") for part in answer.headers["server-timing"].split(","))
     assert set(timing) == {"queue", "batch", "model", "overhead"} and float(timing["model"]) >= 20
-    metrics = httpx.get(f"{server.gateway}/metrics", headers={"x-api-key": server.key}, trust_env=False).text
+    metrics = httpx.get(f"{server.gateway}/metrics", headers={"x-api-key": server.key}, timeout=60, trust_env=False).text
     assert 'openmaas_requests_total{deployment="timed",route="infer",status="200"} 1.0' in metrics
     assert 'openmaas_inference_request_success_total{model="timed"' in metrics
     client.undeploy("timed")

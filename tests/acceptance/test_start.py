@@ -32,15 +32,15 @@ def test_first_start_makes_a_key_that_only_the_owner_reads_and_stores_its_digest
 def test_every_route_but_liveness_readiness_and_version_is_closed(server: Server) -> None:
     control = f"http://127.0.0.1:{server.control_port}"
     for path in ("/health/live", "/health/ready", "/version"):
-        assert httpx.get(control + path, trust_env=False).status_code == 200
+        assert httpx.get(control + path, timeout=60, trust_env=False).status_code == 200
     for path in ("/v2/health/live", "/v2/health/ready", "/version"):
-        assert httpx.get(server.gateway + path, trust_env=False).status_code == 200
+        assert httpx.get(server.gateway + path, timeout=60, trust_env=False).status_code == 200
     for url in (
         f"{control}/api/v1/models", f"{control}/api/v1/status", f"{control}/openapi.json", f"{control}/docs", f"{control}/",
         f"{server.gateway}/v2", f"{server.gateway}/metrics", f"{server.gateway}/v2/models/x", f"{server.gateway}/v1/models",
     ):  # fmt: skip
         for headers in ({}, {"authorization": "Bearer omk_wrong"}, {"authorization": f"Basic {server.key}"}):
-            answer = httpx.get(url, headers=headers, trust_env=False)
+            answer = httpx.get(url, headers=headers, timeout=60, trust_env=False)
             assert answer.status_code == 401, (url, headers, answer.status_code)
             assert "Traceback" not in answer.text and str(server.home) not in answer.text
 

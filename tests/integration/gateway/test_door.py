@@ -344,12 +344,12 @@ def test_metrics_can_be_read(plane: Plane) -> None:
 
 def test_memory_does_not_grow_with_what_strangers_ask(plane: Plane) -> None:
     """Long paths and queries, open routes with bodies, endless trailers: nothing of it stays."""
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(timeout=60, trust_env=False) as client:
         for n in range(300):
             client.get(f"{plane.url}/version?{n}" + "x" * 30_000)
             client.get(f"{plane.url}/v2/models/{n}" + "x" * 30_000)
     before = plane.memory()
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(timeout=60, trust_env=False) as client:
         for n in range(500):
             client.get(f"{plane.url}/version?{n}y" + "x" * 60_000)
             client.get(f"{plane.url}/v2/models/{n}y" + "x" * 60_000)

@@ -155,7 +155,9 @@ def test_predictions_go_on_without_control_and_it_is_heard_when_it_is_back(make_
         snapshot = plane.snapshot()
         plane.control.start()
         plane.control.publish(snapshot)
-        wait_until(lambda: httpx.get(plane.url + "/v2", headers={"x-api-key": key}, trust_env=False).status_code == 200)
+        wait_until(
+            lambda: httpx.get(plane.url + "/v2", headers={"x-api-key": key}, timeout=60, trust_env=False).status_code == 200
+        )
         load = loading.stop()
     assert load.wrong == []
     assert plane.control.peers[-1] == "gateway-0"

@@ -55,7 +55,7 @@ def client(writer: Plane) -> Iterator[openai.OpenAI]:
 
 
 def openai_client(plane: Plane, **more: Any) -> openai.OpenAI:
-    http = httpx.Client(trust_env=False)
+    http = httpx.Client(timeout=60, trust_env=False)
     return openai.OpenAI(base_url=f"{plane.url}/v1", api_key=plane.key, http_client=http, **({"max_retries": 0} | more))
 
 
@@ -117,7 +117,10 @@ def test_responses(client: openai.OpenAI) -> None:
 
 async def test_the_asynchronous_client_and_twenty_at_once(writer: Plane) -> None:
     async with openai.AsyncOpenAI(
-        base_url=f"{writer.url}/v1", api_key=writer.key, max_retries=0, http_client=httpx.AsyncClient(trust_env=False)
+        base_url=f"{writer.url}/v1",
+        api_key=writer.key,
+        max_retries=0,
+        http_client=httpx.AsyncClient(timeout=60, trust_env=False),
     ) as client:
 
         async def one(prompt: str) -> str:
@@ -164,7 +167,7 @@ def test_errors_are_the_client_s_own(client: openai.OpenAI, writer: Plane) -> No
 
 
 def test_tokens_and_generate(writer: Plane) -> None:
-    with httpx.Client(base_url=writer.url, headers=writer.headers, trust_env=False) as http:
+    with httpx.Client(base_url=writer.url, headers=writer.headers, timeout=60, trust_env=False) as http:
         tokens = http.post("/v1/tokenize", json={"model": "writer", "prompt": "abc"}).json()
         assert tokens["count"] == 3
         text = http.post("/v1/detokenize", json={"model": "writer", "tokens": tokens["tokens"]}).json()

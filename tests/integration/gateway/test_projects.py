@@ -25,7 +25,7 @@ def test_openai_s_client_lists_what_its_key_can_call() -> None:
         snapshot = plane.snapshot()
         plane.control.publish(msgspec.structs.replace(snapshot, keys=(*snapshot.keys, caller)))
         plane.wait_ready("theirs")
-        with httpx.Client(trust_env=False) as http:
+        with httpx.Client(timeout=60, trust_env=False) as http:
             client = openai.OpenAI(base_url=f"{plane.url}/v1", api_key=text, http_client=http, max_retries=0)
             assert [(model.id, model.object, model.owned_by) for model in client.models.list()] == [
                 ("ours", "model", "default")
