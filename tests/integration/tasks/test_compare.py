@@ -147,7 +147,7 @@ def test_the_size_is_of_what_is_loaded(registry: Registry, versions: list[str]) 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_text_generators_are_compared_by_tokens_and_by_what_they_write(registry: Registry, job: Jobs, tmp_path: Path) -> None:
     folders = [make_writer(tmp_path / f"writer-{seed}", seed=seed) for seed in (0, 1)]
     one, other = (registry.add("writer", folder) for folder in folders)
@@ -163,9 +163,6 @@ def test_text_generators_are_compared_by_tokens_and_by_what_they_write(registry:
     assert 0 < made.changed_rows == len(made.changed)
     assert all(row.preview and row.truth and row.before != row.after for row in made.changed)
     assert [one.metrics["perplexity"].value > 100 for one in evaluations] == [True, True]
-    alone, evaluations = run(job("compare", version=one, others=[other], seconds=2.0))
-    assert (alone.task, alone.metric, evaluations) == ("generation", "agreement", [])
-    assert alone.entrants[1].metrics["agreement"].value == alone.entrants[1].agreement.top1  # type: ignore[union-attr]
 
     stranger = registry.add("stranger", make_writer(tmp_path / "stranger", vocabulary=400))
     refused = job("compare", version=one, others=[stranger], data="text:1", seconds=2.0)
