@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from openmaas.formats.sample import read_sample, split_expected
 from openmaas.tasks import optimize
 from openmaas.tasks.base import Job
 from openmaas.tasks.comparing import opened
-from openmaas.tasks.optimization import automatic
+from openmaas.tasks.optimization import automatic, portfolio
 from tests.integration.tasks.conftest import FakeJob, Registry
 from tests.unit.tasks.datasets import npz
 
@@ -211,10 +212,10 @@ def test_a_search_registers_what_it_recommends_and_tells_all_that_it_tried(
     parent: str, registry: Registry, optimized: Optimize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from openmaas.core.recipes import Prune, Quantize
-    from openmaas.tasks.optimization.portfolio import Candidate, portfolio
+    from openmaas.tasks.optimization.portfolio import Candidate
 
     def few(*arguments: Any) -> list[Candidate]:
-        kept = [one for one in portfolio(*arguments) if _wanted(one.recipe.steps[0])]
+        kept = [one for one in portfolio.portfolio(*arguments) if _wanted(one.recipe.steps[0])]
         impossible = Candidate(recipe=msgspec.structs.replace(kept[0].recipe, steps=(Prune(method="trees"),)), family="trees")
         return [impossible, *kept]
 
@@ -244,6 +245,35 @@ def test_a_search_registers_what_it_recommends_and_tells_all_that_it_tried(
     assert {one["version"] for one in result["evaluations"]} == {parent, *result["versions"]}
     assert result["seconds"] < 120
     assert "Finalists were put in order by rows of the training set" in comparison["why"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_a_search_has_trained_is_trained_again_with_all_rows(
+    parent: str, registry: Registry, optimized: Optimize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the recipe that is kept makes the version again."""
+    whole = automatic.portfolio
+
+    def few(*arguments: Any) -> list[Any]:
+        """Without knobs, that would be turned as long as there is time."""
+        wanted = ("quantize affine → compress", "distil epochs=10 shrink=0.35 → compress")
+        return [replace(one, knob=None) for one in whole(*arguments) if one.label in wanted]
+
+    monkeypatch.setattr(automatic, "portfolio", few)
+    monkeypatch.setattr(portfolio, "_ROW_VISITS", 4000)
+    monkeypatch.setattr(automatic, "_CHOOSING", 1e9)
+    monkeypatch.setattr(automatic, "_TIMING", (1.0, 2.0))
+    result = optimized(
+        parent, auto=True, data="train:1", evaluation="test:1", target="size", max_loss=0.1, seconds=3600.0, seed=1
+    )
+    recipes = {name: json.loads(registry.recipes[name]) for name in result["versions"]}
+    trained = {name: recipe for name, recipe in recipes.items() if "distil" in recipe["optimize"]["steps"][0]}
+    assert trained, "a copy with a third of the neurons is good enough"
+    for name, recipe in recipes.items():
+        assert ("held_out" in recipe) == (name not in trained)
+        facts = recipe["facts"].get("distil")
+        assert facts is None or facts["training"]["rows"] > 1000, "960 rows are what is trained on until then"
 
 
 @pytest.mark.slow
