@@ -123,7 +123,7 @@ def stop_all(server: Server) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that the tests of a module share."""
-    server = make_server(tmp_path_factory.mktemp("home"), hold_timeout=10)
+    server = make_server(tmp_path_factory.mktemp("home"), hold_timeout=45)
     server.up()
     yield server
     stop_all(server)
