@@ -42,7 +42,8 @@ def test_a_recipe_from_the_command_line(server: Server, tmp_path: Path) -> None:
     words = ("optimize", "net", "--recipe", str(recipe), "--data", "net-train", "--eval", "net-test")
     done = server.run(*words, timeout=240)
     assert "net:2 made of net:1" in done.stdout
-    assert "openmaas deploy net:2" in done.stdout
+    # Which of two nets of microseconds is quicker, no machine says twice.
+    assert "openmaas deploy net:2" in done.stdout or ("Keep net:1" in done.stdout and "openmaas show net:2" in done.stdout)
     made = client.show("net:2")
     assert made.parent == "net:1"
     assert "net-train:1" in str(made.recipe)
