@@ -31,8 +31,8 @@ class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: classes (int32 indices), values (float32: numbers, or similarities), losses (float32: a figure of each row, as the
     negative log-likelihood of a passage, with its weight as truth). Both are little-endian arrays, compressed by zlib, in
-    base64. rows: digest of which rows of the dataset these are; only outcomes of equal rows are paired. groups: which rows belong
-    together, as passages of one document do (int32, packed alike); empty where each stands alone.
+    base64. rows: digest of which rows of the dataset these are; only outcomes of equal rows are paired. groups: which rows
+    belong together, as passages of one document do (int32, packed alike); empty where each stands alone.
     """
 
     kind: Literal["classes", "values", "losses"]
