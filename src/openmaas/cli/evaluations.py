@@ -189,7 +189,11 @@ def _write_figures(figures: Figures, *, generates: bool) -> None:
     from openmaas.cli.units import size
 
     first, best = figures.speeds[0], figures.best
-    unit = _("{rate} tokens/s at {batch} streams") if generates else _("{rate} rows/s at batch {batch}")
+    unit = (
+        plural("{rate} tokens/s at {batch} stream", "{rate} tokens/s at {batch} streams", best.batch)
+        if generates
+        else _("{rate} rows/s at batch {batch}")
+    )
     rate = f"{best.rate:,.0f}" if best.rate >= 100 else f"{best.rate:.3g}"
     parts = [
         _("p50 {p50}, p99 {p99} at batch {batch}").format(p50=_time(first.p50), p99=_time(first.p99), batch=first.batch),
