@@ -27,7 +27,8 @@ _CUT = 500  # characters of one line that are kept
 class CausalToOpenVinoGenai(Converter):
     """options: `weights`, a list of bf16, int8, int4 and int4-calibrated, each of which gets a folder of that name below
     `output`; `prompts`, lists of token ids, for each of which the source's logits are written to `logits-N.npy`, FP32 [tokens,
-    vocabulary]; `calibration`, lists of token ids on which calibrated weights are chosen; and `timeout` in seconds. The artifact's entry lies in the folder of each of the weights; without any, nothing is exported."""
+    vocabulary]; `calibration`, lists of token ids on which calibrated weights are chosen; and `timeout` in seconds. The
+    artifact's entry lies in the folder of each of the weights; without any, nothing is exported."""
 
     source, target, environment = "causal", "openvino-genai", "optimum"
 

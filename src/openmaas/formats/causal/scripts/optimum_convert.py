@@ -1,9 +1,9 @@
 """Convert with optimum-intel, and say what transformers itself answers. Run as a file by the environment's own interpreter.
 
-The request on stdin: {"path": folder of the source, "output": folder, "weights": [bf16, int8, int4, int4-calibrated], "prompts":
-[[token ids]], "calibration": [[token ids]] that calibrated weights are chosen on, "parent": process id}. Written: a folder for each of the
-weights, in which the model, its tokenizer and its configuration lie, and `logits-N.npy`, FP32 [tokens, vocabulary], for each
-prompt.
+The request on stdin: {"path": folder of the source, "output": folder, "weights": [bf16, int8, int4, int4-calibrated],
+"prompts": [[token ids]], "calibration": [[token ids]] that calibrated weights are chosen on, "parent": process id}. Written: a
+folder for each of the weights, in which the model, its tokenizer and its configuration lie, and `logits-N.npy`, FP32 [tokens,
+vocabulary], for each prompt.
 """
 
 from __future__ import annotations
