@@ -57,10 +57,9 @@ imports: setup
 	@$(BIN)/lint-imports
 
 # The acceptance tests wait more than they compute: they run beside the others, and what they say comes when they are done.
-# A shell lets what runs beside ignore Ctrl-C, which the tests send to programs: hence env.
 unit: setup
 	@echo "── pytest unit, integration, and acceptance beside them"; said=$$(mktemp); \
-	  env --default-signal=INT $(BIN)/python -m pytest -m "not slow" tests/acceptance >$$said 2>&1 & beside=$$!; trap "kill $$beside" INT TERM; failed=0; \
+	  $(BIN)/python -m pytest -m "not slow" tests/acceptance >$$said 2>&1 & beside=$$!; trap "kill $$beside" INT TERM; failed=0; \
 	  for part in unit integration; do $(BIN)/python -m pytest -m "not slow" tests/$$part || failed=1; done; \
 	  wait $$beside || failed=1; echo "── pytest acceptance"; cat $$said; rm -f $$said; exit $$failed
 
