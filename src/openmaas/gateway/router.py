@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Iterable
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 from openmaas.core.contracts import Deployment, Snapshot
 from openmaas.core.errors import NotFound, Unavailable
@@ -49,6 +50,7 @@ class Router:
         self._endpoints: dict[str, Endpoint] = {}
         self._named: dict[tuple[str, str], tuple[Target, int | None]] = {}
         self._became_ready = asyncio.Event()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # snapshots
 
@@ -146,6 +148,10 @@ class Router:
         if len(links) > 2:
             links = random.sample(links, 2)
         return min(links, key=_load) if links else None
+
+    def turn(self, target: Target) -> asyncio.Lock:
+        """What calls of this deployment hold, one at a time, that were lost with a replica and are tried again."""
+        return self._turns.setdefault(target.deployment.name, asyncio.Lock())
 
     async def hold(self, asked: Asked, deadline: float) -> Link:
         """Wait for a replica that is starting. What was asked for is looked up anew: it may have moved on in the meantime."""

@@ -12,8 +12,10 @@ import pytest
 
 from openmaas.core.contracts import Health
 from openmaas.core.errors import InvalidInput, LinkLost, NotFound, OpenMaaSError, Unavailable
+from openmaas.core.link import IncomingCall
 from openmaas.core.settings import Settings
 from openmaas.gateway import endpoint as endpoint_module
+from openmaas.gateway import forward as forward_module
 from openmaas.gateway.forward import Forward, ask
 from openmaas.gateway.router import Router
 from tests.unit.gateway.replicas import FakeReplica, deployment, snapshot, until
@@ -225,6 +227,51 @@ async def test_a_request_that_kills_replicas_kills_two_at_most(house: House) -> 
         next(replica for replica in replicas if replica.calls and replica.links).kill()
     assert isinstance(await call.result(), LinkLost)
     assert sum(len(replica.calls) for replica in replicas) == 2
+
+
+class Fragile(FakeReplica):
+    """Answers a moment later; `poison` kills it before that."""
+
+    def _handle(self, call: IncomingCall) -> None:
+        self.calls.append(call)
+        loop = asyncio.get_running_loop()
+        if call.payload == b"poison":
+            loop.call_later(0.002, self.kill)
+        else:
+            loop.call_later(0.01, call.answer, b"answered")
+
+
+async def test_who_was_beside_a_request_that_kills_replicas_is_not_beside_it_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward_module, "_PATIENCE", 60.0)
+    replicas = [await Fragile(house.folder, name).start() for name in "abc"]
+    house.replicas += replicas
+    await house.follow(*replicas)
+    calls = [house.forward() for _ in range(15)]
+    poison = house.forward(body=b"poison")
+    calls += [house.forward() for _ in range(15)]
+    assert isinstance(await poison.result(), LinkLost)
+    assert Counter([await call.result() for call in calls]) == {"answered": 30}
+    assert sum(replica.links is None for replica in replicas) == 2
+
+
+async def test_lost_calls_wait_for_one_another_for_a_while_only(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_module, "_PATIENCE", 0.05)
+    one, two = await house.replica("a"), await house.replica("b")
+    await house.follow(one, two)
+    one.hold = two.hold = True
+    calls = [house.forward() for _ in range(6)]
+    await until(lambda: len(one.calls) + len(two.calls) == 6)
+    lost = len(one.calls)
+    one.kill()
+    await until(lambda: len(two.calls) == 6)
+    calls[0].forward.cancel()  # of those that hold the turn, or wait: nobody stays behind
+    for call in two.calls:
+        call.answer(b"b")
+    assert lost
+    assert Counter([await call.result() for call in calls[1:]]) == {"b": 5}
+    await until(lambda: not len(house.router._turns))
 
 
 async def test_a_request_waits_for_a_replica_that_is_starting(house: House) -> None:
