@@ -95,14 +95,15 @@ def search(ground: Ground, answering: Answering, spent: float = 0.0) -> dict[str
         least, most = _TIMING
         timing = max(least, min(most, deadline - time.monotonic() - bench.entering_seconds(len(variants))))
         measured = measure(ground, variants, seconds=timing, choosing=_CHOOSING, choices=bench.choices)
-    apart = fitted is not None and fitted is not held
-    comparison = recommend_in_order(measured.comparison, order, arguments.max_loss, apart=apart)
-    measured = replace(measured, comparison=comparison)
-    for one in finalists:
-        one.reason = one.reason or _why_not(ground, measured, bench.name(one))
-    measured, made = _registered(
-        ground, measured, variants, lambda name: HELD_OUT if apart and name not in bench.whole else 0.0
-    )
+        apart = fitted is not None and fitted is not held
+        comparison = recommend_in_order(measured.comparison, order, arguments.max_loss, apart=apart)
+        measured = replace(measured, comparison=comparison)
+        for one in finalists:
+            one.reason = one.reason or _why_not(ground, measured, bench.name(one))
+        # Still alone: each version is measured once it is registered, which must wait until the others have been examined.
+        measured, made = _registered(
+            ground, measured, variants, lambda name: HELD_OUT if apart and name not in bench.whole else 0.0
+        )
     names = {name: one.reference for name, one in made.items()}
     measured = _with_tried(measured, found.trials, bench, names, apart)
     comparison = measured.comparison

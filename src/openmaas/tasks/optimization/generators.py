@@ -82,8 +82,8 @@ def optimize_generator(job: Job, arguments: OptimizeArguments, manifest: Manifes
         left = arguments.seconds - (time.monotonic() - start)
         seconds = min(_TIMING, arguments.seconds) if not _searches(arguments) else max(5.0, min(_LONGEST_TIMING, left / 2))
         measured = _measure(job, arguments, manifest, folder, variants, text, seconds)
-    measured = replace(measured, comparison=recommend_by_value(measured.comparison, arguments.max_loss))
-    registered = _register(job, arguments, conversions, variants, measured)
+        measured = replace(measured, comparison=recommend_by_value(measured.comparison, arguments.max_loss))
+        registered = _register(job, arguments, conversions, variants, measured)  # still alone: as a search does
     measured = renamed(_with_digests(measured, registered), registered)
     return _result(arguments, conversions, variants, measured, registered)
 
