@@ -21,7 +21,7 @@ from benchmarks.places import RESULTS
 from benchmarks.serving.plot import FAINT, INK, OURS, THEIRS
 
 _MARK = 3.5  # points that a mark reaches to each side
-_PLOTTED = 0.8  # of the width; names are on the rest
+_PLOTTED = 0.78  # of the width; names are on the rest
 _LINE = 0.045  # of the height, between names
 _TICKS = (1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60)
 
@@ -39,10 +39,11 @@ def _draw(report: Report, result: Result, rows: list[Row]) -> None:
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK}):
         figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), dpi=150, sharey=True)
         values = [row.smaller for row in rows], [row.faster for row in rows]
-        titles = "times smaller", f"times as many rows a second, batch {result.batch}"
+        speed = f"tokens a second, {result.batch} streams" if result.generates else f"rows a second, batch {result.batch}"
+        titles = "times smaller", f"times as many {speed}"
         for axis, some, title in zip(axes, values, titles, strict=True):
             _scatter(axis, rows, some, title)
-        axes[0].set_ylabel("quality lost, points")
+        axes[0].set_ylabel("perplexity lost, %" if result.generates else "quality lost, points")
         figure.suptitle(result.title, x=0.012, ha="left", size=15, weight="bold")
         figure.text(0.012, 0.015, f"{report.date} · {report.machine} · bars reach to the 95% bound", size=8, color=FAINT)
         figure.tight_layout(rect=(0, 0.05, _PLOTTED, 0.97))
